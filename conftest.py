@@ -1,0 +1,126 @@
+"""The suite's side of pytest: options, the `case` parameter, machine info and result hooks. No logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures import pytest_session
+from fixtures.bench import Bench
+from fixtures.cases import Case
+from fixtures.errors import InputError
+from fixtures.plan import Options
+from fixtures.pytest_session import BenchSession
+
+_SESSION = pytest.StashKey[BenchSession]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pretriton", "measuring fixed branches")
+    group.addoption("--spec", help="YAML spec (default: the one in specs/ for the device)")
+    group.addoption("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    group.addoption("--dtype", choices=("fp32", "tf32", "fp16"), help="precision class, instead of the spec's")
+    group.addoption("--models-root", help="folder of the checkpoints (default: DP_MODELS_ROOT)")
+    group.addoption("--offline", action=argparse.BooleanOptionalAction, default=True, help="refuse the network")
+    group.addoption("--frames", metavar="DIR", help="PNG or JPEG files (default: photographs of scikit-image)")
+    group.addoption("--out", metavar="DIR", default="out", help="where runs are kept (default: out)")
+    group.addoption("--run-id", help="name of the run's folder (default: date, device and process)")
+    group.addoption("--resume", action="store_true", help="go on with --run-id, or with the newest run")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
+    """Bad input ends with one message and exit code 2, wherever it was found."""
+    try:
+        return (yield)
+    except pytest.UsageError as error:
+        if not isinstance(error.__cause__, InputError):
+            raise
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 2
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a CUDA GPU; skipped, by name, where there is none")
+    if pytest_session.wants_bench(config):
+        with pytest_session.usage_errors():
+            config.stash[_SESSION] = BenchSession.prepare(config, _options(config))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    session = config.stash.get(_SESSION, None)
+    return session.header() if session else []
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        cases = metafunc.config.stash[_SESSION].plan.cases
+        metafunc.parametrize("case", [case.id for case in cases], indirect=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    pytest_session.skip_gpu_tests(items)
+    if session := config.stash.get(_SESSION, None):
+        with pytest_session.usage_errors():
+            session.select(items)
+
+
+@pytest.fixture(name="case")
+def _case(request: pytest.FixtureRequest) -> Case:
+    return request.config.stash[_SESSION].plan.case(request.param)
+
+
+@pytest.fixture(name="bench")
+def _bench(request: pytest.FixtureRequest) -> Bench:
+    return request.config.stash[_SESSION].bench
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A case that did not pass leaves no time in the benchmark JSON."""
+    report = yield
+    benchmark = getattr(item, "funcargs", {}).get("benchmark")
+    if benchmark is not None and report.outcome != "passed":
+        benchmark.has_error = True
+    return report
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    if session := config.stash.get(_SESSION, None):
+        machine_info["pretriton"] = session.environment
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    if session := config.stash.get(_SESSION, None):
+        output_json["pretriton"] = session.run_record()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if bench_session := session.config.stash.get(_SESSION, None):
+        bench_session.finish(int(exitstatus))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if session := terminalreporter.config.stash.get(_SESSION, None):
+        session.report(terminalreporter)
+
+
+def _options(config: pytest.Config) -> Options:
+    return Options(
+        spec=config.getoption("--spec"),
+        device=config.getoption("--device"),
+        dtype=config.getoption("--dtype"),
+        models_root=config.getoption("--models-root"),
+        offline=config.getoption("--offline"),
+        frames=config.getoption("--frames"),
+        out=str(Path(config.invocation_params.dir) / config.getoption("--out")),
+        run_id=config.getoption("--run-id"),
+        resume=config.getoption("--resume"),
+    )

@@ -1,0 +1,104 @@
+"""Write a synthetic models root: official layout, file names and keys, weights made from a seed.
+
+python -m tools.make_bundle --out DIR [--seed 0] [--model DPT_Large]
+
+Latencies measured with it count; outputs mean nothing. SYNTHETIC.json says so, and so does every result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from fixtures import registry
+from fixtures.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
+from fixtures.errors import InputError
+from fixtures.models import Family, family
+from fixtures.records import SyntheticMarker
+from fixtures.results import write_atomically
+from fixtures.synthetic import synthetic_tensor
+from tools import command_line
+
+
+def main() -> int:
+    """Parse the command line, write the bundle, print where it is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to create")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", action="append", help="only this model; may be repeated (default: the baseline)")
+    arguments = parser.parse_args()
+    files = make_bundle(arguments.out, arguments.seed, arguments.model)
+    total_mb = sum((arguments.out / name).stat().st_size for name in files) / 1024**2
+    print(f"{arguments.out}: synthetic bundle, {len(files)} checkpoints, {total_mb:.0f} MiB")
+    return 0
+
+
+def make_bundle(out: Path, seed: int, models: list[str] | None = None) -> dict[str, str]:
+    """Create the bundle; the folder appears when it is whole. Returns path → sha256 of its checkpoints.
+
+    Args:
+        models: names as in a spec; the baseline when None.
+
+    Raises:
+        InputError: the folder exists, cannot be written, or a model is unknown.
+    """
+    chosen = _chosen(models)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}", "path=exists", "a new or empty folder", "Choose another, or remove it.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"--out {out}", f"folder={error.strerror}", "a writable folder", "Choose another.") from None
+    try:
+        files = _write(beside, chosen, seed)
+        beside.chmod(0o777 & ~_umask())
+        beside.replace(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return files
+
+
+def _chosen(models: list[str] | None) -> list[tuple[Family, str]]:
+    known = {name: branches for branches in map(family, registry.names("models")) for name in branches.models}
+    if models is None:
+        return [(branches, name) for name, branches in known.items() if branches.models[name].in_baseline]
+    for name in models:
+        if name not in known:
+            raise InputError(f"--model {name}", "model=unknown", f"one of {', '.join(known)}", "Write one of these.")
+    return [(known[name], name) for name in models]
+
+
+def _write(root: Path, chosen: list[tuple[Family, str]], seed: int) -> dict[str, str]:
+    for folder in FOLDERS:
+        (root / folder).mkdir(parents=True)
+    bundle, files = Bundle(root), {}
+    for branches, name in chosen:
+        # Any size will do: official keys and shapes do not depend on it.
+        with torch.device("meta"):
+            module = branches.build(name, 384, 384)
+        state_dict = {
+            key: torch.from_numpy(synthetic_tensor(key, tuple(value.shape), seed))
+            for key, value in module.state_dict().items()
+        }
+        path = root / branches.models[name].checkpoint
+        torch.save(state_dict, path)
+        files[branches.models[name].checkpoint] = bundle.weights(path).sha256
+    marker = SyntheticMarker(seed=seed, warning="random weights: outputs mean nothing", files=files)
+    write_atomically(root / SYNTHETIC_MARKER, marker.model_dump_json(indent=2) + "\n")
+    return files
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+if __name__ == "__main__":
+    command_line.run(main)
