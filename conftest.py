@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from fixtures import pytest_session
-from fixtures.bench import Bench
 from fixtures.cases import Case
 from fixtures.errors import InputError
-from fixtures.plan import Options
-from fixtures.pytest_session import BenchSession
+from fixtures.session import pytest_plugin
+from fixtures.session.bench import Bench
+from fixtures.session.plan import Options
+from fixtures.session.pytest_plugin import BenchSession
 
 _SESSION = pytest.StashKey[BenchSession]()
 
@@ -41,15 +41,15 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
     except pytest.UsageError as error:
         if not isinstance(error.__cause__, InputError):
             raise
-        print(f"ERROR: {error}", file=sys.stderr)
+        sys.stderr.write(f"ERROR: {error}\n")
         return 2
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA GPU; skipped, by name, where there is none")
-    if pytest_session.wants_bench(config):
-        with pytest_session.usage_errors():
+    if pytest_plugin.wants_bench(config):
+        with pytest_plugin.usage_errors():
             config.stash[_SESSION] = BenchSession.prepare(config, _options(config))
 
 
@@ -66,9 +66,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    pytest_session.skip_gpu_tests(items)
+    pytest_plugin.skip_gpu_tests(items)
     if session := config.stash.get(_SESSION, None):
-        with pytest_session.usage_errors():
+        with pytest_plugin.usage_errors():
             session.select(items)
 
 

@@ -4,9 +4,16 @@ from typing import Any
 
 import pytest
 
-from fixtures.bench import Bench
 from fixtures.cases import Case
-from fixtures.recorded_rounds import publish, recorded_rounds
+from fixtures.session.bench import Bench
+from fixtures.session.recorded_rounds import publish, recorded_rounds
+
+# A library that deprecates something is no reason to lose a measurement, and a case without a result has no
+# rounds for pytest-benchmark to miss.
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"),
+]
 
 
 @pytest.mark.benchmark(timer=recorded_rounds)

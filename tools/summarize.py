@@ -88,8 +88,7 @@ def _from_benchmarks(document: dict[str, Any]) -> Summary:
             unusable[reason] = unusable.get(reason, 0) + 1
         else:
             results.append(result)
-    for untimed in run.get("cases_without_timing", ()):
-        results.append(CaseResult(_facts(untimed)))
+    results.extend(CaseResult(_facts(untimed)) for untimed in run.get("cases_without_timing", ()))
     return summarize(
         results,
         run_id=run.get("run_id"),
