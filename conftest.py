@@ -102,9 +102,12 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         output_json["pretriton"] = session.run_record()
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:
+    """Before pytest-benchmark, a wrapper too, writes its JSON: whether the run is complete stands in there."""
     if bench_session := session.config.stash.get(_SESSION, None):
         bench_session.finish(int(exitstatus))
+    return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

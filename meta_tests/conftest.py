@@ -1,0 +1,102 @@
+"""What several meta tests stand on: a small synthetic bundle, a small spec, and the suite as a process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fixtures.measure import memory
+from tools.make_bundle import make_bundle
+
+ROOT = Path(__file__).parent.parent
+
+# Two families at their smallest sizes; a case takes about a second.
+SMALL_SPEC = """\
+schema_version: 1
+name: small
+dtype: fp32
+runtimes: [torch]
+batches: [1, 2]
+protocol: {cpu_budget_s: 0.2, cpu_warmup_s: 0}
+variants:
+  - {name: midas_small_64, family: midas, model: MiDaS_small, height: 64, width: 96}
+  - {name: raft_small_128, family: raft, model: raft_small, height: 128, width: 128}
+"""
+
+
+@pytest.fixture(scope="session")
+def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic models root with MiDaS_small and raft_small."""
+    root = tmp_path_factory.mktemp("bundle") / "root"
+    make_bundle(root, seed=0, models=["MiDaS_small", "raft_small"])
+    return root
+
+
+@pytest.fixture
+def small_spec(tmp_path: Path) -> Path:
+    """A spec of four cases that a CPU measures in seconds."""
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL_SPEC)
+    return path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a person sees of a process that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Runs the suite as a person does, in a process of its own, with its outputs under `folder`."""
+
+    folder: Path
+    models_root: Path
+    device: str = "cpu"
+
+    def arguments(self, *arguments: str) -> list[str]:
+        """What follows `pytest` on the command line."""
+        always = ("bench_tests", "-p", "no:cacheprovider", "--device", self.device, "--out", str(self.folder / "out"))
+        return [*always, "--models-root", str(self.models_root), *arguments]
+
+    def command(self, *arguments: str) -> list[str]:
+        """The whole command line, for a process that is started from nothing."""
+        return [sys.executable, "-m", "pytest", *self.arguments(*arguments)]
+
+    def run(self, *arguments: str) -> Ended:
+        """Run to the end, in a process forked from one that has already imported torch: that takes eight seconds."""
+        stdout, stderr = self.folder / "stdout", self.folder / "stderr"
+        process = memory.fork_server().Process(target=_main, args=(self.arguments(*arguments), stdout, stderr))
+        process.start()
+        process.join(timeout=300)
+        assert process.exitcode is not None, stdout.read_text()
+        return Ended(process.exitcode, stdout.read_text(), stderr.read_text())
+
+
+def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.environ.clear()
+    os.environ.update(environment())
+    os.chdir(ROOT)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    # Modules that the server has imported are too late for pytest's rewriting of asserts.
+    sys.exit(pytest.main(["--assert=plain", *arguments]))
+
+
+@pytest.fixture
+def suite(tmp_path: Path, bundle_root: Path) -> Suite:
+    """The suite on the small bundle."""
+    return Suite(tmp_path, bundle_root)
+
+
+def environment() -> dict[str, str]:
+    """The environment of a person who has set nothing."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("DP_", "PYTEST_"))}

@@ -1,0 +1,37 @@
+"""Case ids are stable and unique; the order keeps a variant's cases together."""
+
+from pathlib import Path
+
+from fixtures.cases import cases_of
+from fixtures.spec import load_spec
+from meta_tests.conftest import ROOT
+
+
+def test_ids_are_what_results_of_other_months_are_compared_by() -> None:
+    cases = cases_of(load_spec(ROOT / "specs" / "pretriton_gpu.yaml"))
+    assert cases[0].id == "midas_small_256-b1-fp16-torch"
+    assert cases[-1].id == "raft_large_384-b8-fp16-torch-compile"
+    assert len({case.id for case in cases}) == len(cases) == 7 * 2 * 3
+
+
+def test_cases_of_a_variant_stand_together_so_that_it_is_loaded_once(small_spec: Path) -> None:
+    names = [case.variant.name for case in cases_of(load_spec(small_spec))]
+    assert names == sorted(names)
+
+
+def test_a_variant_may_name_its_own_batches_and_runtimes(small_spec: Path) -> None:
+    text = small_spec.read_text().replace("height: 64", "batches: [4], runtimes: [torch-graph], height: 64")
+    small_spec.write_text(text)
+    ids = [case.id for case in cases_of(load_spec(small_spec), dtype="fp16")]
+    assert ids == [
+        "midas_small_64-b4-fp16-torch-graph",
+        "raft_small_128-b1-fp16-torch",
+        "raft_small_128-b2-fp16-torch",
+    ]
+
+
+def test_frames_have_the_size_of_the_branch_unless_the_spec_names_one(small_spec: Path) -> None:
+    text = small_spec.read_text().replace("height: 64", "frame: {height: 720, width: 1280}, height: 64")
+    small_spec.write_text(text)
+    sizes = {case.variant.name: case.frame_size for case in cases_of(load_spec(small_spec))}
+    assert sizes == {"midas_small_64": (720, 1280), "raft_small_128": (128, 128)}

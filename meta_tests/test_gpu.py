@@ -1,0 +1,216 @@
+"""What only a GPU can show: capture, clocks against an independent measure, memory against a hand-written script."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fixtures import spec
+from fixtures.bundle import Bundle
+from fixtures.cases import Case
+from fixtures.frames import frame_files
+from fixtures.measure import protocol, timing
+from fixtures.measure.device_state import DeviceState
+from fixtures.measure.latency import ClockError
+from fixtures.measure.protocol import protocol_for
+from fixtures.nvml import Gpu
+from fixtures.precision import precision_class
+from fixtures.runtimes import Runtime, runtime_class
+from fixtures.spec import Dtype, Variant
+from fixtures.subject import Subject, device_inputs, load_subject
+from meta_tests.conftest import ROOT, SMALL_SPEC, Suite
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
+
+DEVICE = torch.device("cuda", 0)
+MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=256, width=256, channels_last=True)
+RAFT = Variant(name="r", family="raft", model="raft_small", height=256, width=256)
+
+
+@pytest.fixture(autouse=True)
+def _free_memory() -> Iterator[None]:
+    yield
+    torch.cuda.empty_cache()
+
+
+def entered(root: Path, variant: Variant, name: str, batch: int = 1, dtype: Dtype = "fp16") -> Runtime:
+    subject = load_subject(variant, dtype, DEVICE, Bundle(root))
+    inputs = device_inputs(subject, Case(variant, batch, dtype, name), frame_files(None), protocol.INPUT_SETS)
+    return runtime_class(name)(subject, inputs)
+
+
+def timed(runtime: Runtime, batch: int = 1) -> timing.Timing:
+    with precision_class(runtime.subject.dtype_used):
+        plan = protocol_for("cuda", spec.Protocol())
+        return timing.time_runtime(runtime, batch, plan, None, lambda _: None)
+
+
+@pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=["midas", "raft"])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_graph_replays_the_eager_function(bundle_root: Path, variant: Variant, batch: int) -> None:
+    with precision_class("fp32"):
+        runtime = entered(bundle_root, variant, "torch-graph", batch, "fp32")
+        with runtime, torch.inference_mode():
+            for index in (2, 0, 3):
+                expected = runtime.subject.module(*runtime.inputs[index])
+                error = (runtime.infer(index) - expected).norm() / expected.norm()
+                assert error < 1e-5
+
+
+@pytest.mark.parametrize(("variant", "batch"), [(MIDAS, 1), (MIDAS, 8), (RAFT, 1)])
+def test_p50_of_a_graph_is_within_3_percent_of_events_over_a_replayed_graph(
+    bundle_root: Path, variant: Variant, batch: int
+) -> None:
+    ours = timed(entered(bundle_root, variant, "torch-graph", batch), batch).host_p50_ms
+
+    independent = entered(bundle_root, variant, "torch", batch)
+    graph, module, frames = torch.cuda.CUDAGraph(), independent.subject.module, independent.inputs[0]
+    with precision_class(independent.subject.dtype_used), torch.inference_mode():
+        for _ in range(3):
+            module(*frames)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            module(*frames)
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(600)]
+    for begin, end in events:
+        begin.record()
+        graph.replay()
+        end.record()
+    torch.cuda.synchronize()
+    theirs = statistics.median(begin.elapsed_time(end) for begin, end in events[300:])
+    assert ours == pytest.approx(theirs, rel=0.03)
+
+
+def test_two_measurements_of_a_gpu_bound_case_agree(bundle_root: Path) -> None:
+    first, second = (timed(entered(bundle_root, RAFT, "torch-graph", 8), 8).host_p50_ms for _ in range(2))
+    assert first == pytest.approx(second, rel=0.02)
+
+
+def test_launch_bound_is_told_from_gpu_bound(bundle_root: Path) -> None:
+    assert timed(entered(bundle_root, MIDAS, "torch")).launch_bound is True
+    assert timed(entered(bundle_root, MIDAS, "torch-graph")).launch_bound is False
+
+
+def test_a_timer_that_does_not_wait_for_the_gpu_is_caught(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "host_timer", lambda _: time.perf_counter)
+    with pytest.raises(ClockError, match="must wait for the device"):
+        timed(entered(bundle_root, RAFT, "torch-graph", 8), 8)
+
+
+def test_precision_classes_differ_where_they_should(bundle_root: Path) -> None:
+    outputs = {}
+    for dtype in ("fp32", "tf32", "fp16"):
+        runtime = entered(bundle_root, MIDAS, "torch", dtype=dtype)
+        with precision_class(runtime.subject.dtype_used), runtime:
+            outputs[dtype] = runtime.infer(0).double()
+    truth = outputs["fp32"]
+    errors = {dtype: float((output - truth).norm() / truth.norm()) for dtype, output in outputs.items()}
+    assert 1e-5 < errors["tf32"] < 0.05
+    assert 1e-5 < errors["fp16"] < 0.05
+
+
+def test_this_process_is_not_foreign_and_another_one_is() -> None:
+    gpu = Gpu.first_visible()
+    assert gpu is not None
+    state = DeviceState.establish(DEVICE, gpu)
+    sample = state.sample()
+    assert sample.sm_clock_mhz is not None
+    assert sample.sm_clock_mhz > 100
+    program = "import torch, sys; x = torch.ones(1, device='cuda'); print('up', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "up\n"
+        crowded = state.sample().foreign_processes
+        other.communicate()
+    assert crowded == sample.foreign_processes + 1
+
+
+HAND_WRITTEN = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import pynvml, torch
+from pathlib import Path
+from fixtures.models import family
+pynvml.nvmlInit()
+handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+used = lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used / 1024**2
+torch.empty(1, device="cuda"); torch.cuda.synchronize(); context = used()
+branches = family("midas")
+module = branches.build("MiDaS_small", 256, 256).eval()
+module.load_state_dict(torch.load(sys.argv[2], weights_only=True)); branches.finalize(module)
+module = module.half().cuda().to(memory_format=torch.channels_last)
+frames = [torch.randint(0, 255, (8, 256, 256, 3), dtype=torch.uint8, device="cuda") for _ in range(4)]
+torch.cuda.synchronize(); loaded = used()
+scale = torch.full((1, 3, 1, 1), 1 / 255, device="cuda")
+with torch.inference_mode():
+    for index in range(11):
+        module((frames[index % 4].permute(0, 3, 1, 2).float() * scale - scale).half()).float()
+        torch.cuda.synchronize()
+print(loaded - context, used() - context)
+"""
+
+
+def test_memory_is_what_a_hand_written_script_sees(suite: Suite) -> None:
+    path = suite.folder / "midas.yaml"
+    text = SMALL_SPEC.replace("height: 64, width: 96", "height: 256, width: 256, channels_last: true, batches: [8]")
+    path.write_text(text.replace("fp32", "fp16"))
+    on_gpu = Suite(suite.folder, suite.models_root, "cuda")
+    ended = on_gpu.run("--spec", str(path), "--run-id", "r", "-k", "test_memory and midas")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (line,) = (suite.folder / "out" / "r" / "memory.jsonl").read_text().splitlines()
+    stages: dict[str, float] = json.loads(line)["memory"]["gpu_used_mb"]
+    checkpoint = suite.models_root / "torch_cache/hub/checkpoints/midas_v21_small_256.pt"
+    command = [sys.executable, "-c", HAND_WRITTEN, str(ROOT), str(checkpoint)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    loaded, steady = (float(number) for number in printed)
+    assert stages["steady"] - stages["context"] == pytest.approx(steady, rel=0.1)
+    assert stages["loaded"] - stages["context"] == pytest.approx(loaded, rel=0.1)
+    assert stages["before"] < stages["context"] < stages["loaded"] < stages["steady"]
+
+
+@pytest.mark.parametrize("passes", ["test_latency", "test_"], ids=["latency alone", "both passes"])
+def test_out_of_gpu_memory_is_a_row_and_the_run_goes_on(suite: Suite, passes: str) -> None:
+    path = suite.folder / "large.yaml"
+    path.write_text(
+        SMALL_SPEC.replace("[1, 2]", "[1]").replace(
+            "height: 64, width: 96", "height: 1024, width: 1024, batches: [1024]"
+        )
+    )
+    on_gpu = Suite(suite.folder, suite.models_root, "cuda")
+    ended = on_gpu.run("--spec", str(path), "--run-id", "r", "-k", passes)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    summary: dict[str, Any] = json.loads((suite.folder / "out" / "r" / "summary.json").read_text())
+    large, small = summary["cases"]
+    assert (large["status"], large["latency_ms"]) == ("oom", None)
+    assert small["status"] == "ok"
+    assert small["device_p50_ms"] > 0
+    assert small["telemetry"]["samples"] > 0
+    assert summary["complete"] is True
+
+
+def test_a_subject_is_loaded_once_for_its_batches_and_runtimes(bundle_root: Path, suite: Suite) -> None:
+    path = suite.folder / "small.yaml"
+    path.write_text(SMALL_SPEC.replace("[torch]", "[torch, torch-graph]"))
+    on_gpu = Suite(suite.folder, bundle_root, "cuda")
+    assert on_gpu.run("--spec", str(path), "--run-id", "r", "-k", "test_latency and raft").returncode == 0
+    summary: dict[str, Any] = json.loads((suite.folder / "out" / "r" / "summary.json").read_text())
+    assert len(summary["cases"]) == 4
+    assert len({case["cold_start"]["load_ms"] for case in summary["cases"]}) == 1
+
+
+def test_a_loaded_subject_lives_on_the_device(bundle_root: Path) -> None:
+    subject: Subject = load_subject(RAFT, "fp16", DEVICE, Bundle(bundle_root))
+    tensors = [*subject.module.parameters(), *subject.module.buffers()]
+    assert tensors
+    assert all(tensor.device == DEVICE for tensor in tensors)
+    assert subject.dtype_used == "fp32"

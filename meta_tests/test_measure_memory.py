@@ -1,0 +1,84 @@
+"""The memory pass: a fresh process, its stages, and what becomes of one that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures.bundle import Bundle
+from fixtures.cases import Case
+from fixtures.frames import frame_files
+from fixtures.measure import memory
+from fixtures.measure.memory import ProbeRequest, measure_memory
+from fixtures.measure.out_of_memory import is_out_of_memory
+from fixtures.spec import Variant
+from fixtures.subject import locate_checkpoint
+
+
+def request_for(bundle_root: Path, batch: int = 1, size: int = 128) -> ProbeRequest:
+    variant = Variant(name="r", family="raft", model="raft_small", height=size, width=size)
+    bundle = Bundle(bundle_root)
+    weights = bundle.weights(locate_checkpoint(variant, bundle))
+    case = Case(variant, batch, "fp32", "torch")
+    return ProbeRequest(case, bundle_root, weights, frame_files(None), "cpu", offline=True)
+
+
+def test_stages_of_a_cpu_case(bundle_root: Path) -> None:
+    measured = measure_memory(request_for(bundle_root))
+    assert (measured.status, measured.error) == ("ok", None)
+    assert measured.memory is not None
+    assert measured.memory.source == "fresh_process"
+    assert list(measured.memory.rss_mb) == ["before", "loaded", "first_call", "steady"]
+    assert measured.memory.rss_mb["steady"] > measured.memory.rss_mb["before"]
+    assert measured.memory.gpu_used_mb == {}
+
+
+def test_memory_that_no_machine_has_is_a_result(bundle_root: Path) -> None:
+    measured = measure_memory(request_for(bundle_root, batch=4096, size=4096))
+    assert measured.status == "oom", measured.error
+    assert measured.memory is None
+
+
+def test_an_error_in_the_process_comes_back_in_words(bundle_root: Path, tmp_path: Path) -> None:
+    request = request_for(bundle_root)
+    lost = ProbeRequest(request.case, tmp_path, request.weights, request.frame_files, "cpu", offline=True)
+    measured = measure_memory(lost)
+    assert measured.status == "error"
+    assert "InputError" in str(measured.error)
+
+
+def _kill_itself(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_early(*_: object) -> None:
+    os._exit(3)
+
+
+def test_a_process_that_the_kernel_kills_was_out_of_memory(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_probe", _kill_itself)
+    assert measure_memory(request_for(bundle_root)).status == "oom"
+    monkeypatch.setattr(memory, "_probe", _end_early)
+    ended = measure_memory(request_for(bundle_root))
+    assert (ended.status, ended.error) == ("error", "the process of the memory pass ended with code 3")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+    ids=str,
+)
+def test_out_of_memory_is_told_from_other_errors(error: Exception, is_memory: bool) -> None:
+    assert is_out_of_memory(error) is is_memory

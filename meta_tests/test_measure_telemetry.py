@@ -1,0 +1,100 @@
+"""A row's trust: what makes it unstable, what is only noted, and how often it is tried again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fixtures.measure import protocol, timing
+from fixtures.measure.telemetry import Sample, TelemetrySampler, unstable_reasons
+from fixtures.records import Telemetry
+
+CALM = Sample(1980.0, 40.0, 300.0, frozenset(), 0)
+
+
+def telemetry(**seen: object) -> Telemetry:
+    return Telemetry.model_validate({"samples": 20, "sm_clock_mhz": (1980, 1980, 1980), **seen})
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        ({"throttle_reasons": ("hw_slowdown",)}, "hw_slowdown"),
+        ({"throttle_reasons": ("sw_thermal_slowdown",)}, "sw_thermal_slowdown"),
+        ({"throttle_reasons": ("hw_thermal_slowdown",)}, "hw_thermal_slowdown"),
+        ({"sm_clock_mhz": (1900, 1980, 1980)}, "SM clock drifted 4.0% (1900 to 1980 MHz)"),
+        ({"foreign_processes": 2}, "2 foreign process(es) on the GPU"),
+    ],
+)
+def test_disturbances_are_named(seen: dict[str, object], says: str) -> None:
+    assert unstable_reasons(telemetry(**seen)) == (says,)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {},
+        {"sm_clock_mhz": (1930, 1980, 1980)},
+        {"sm_clock_mhz": None},
+        {"throttle_reasons": ("sw_power_cap",), "sm_clock_mhz": (1500, 1700, 1980)},
+    ],
+)
+def test_normal_operation_is_trusted(seen: dict[str, object]) -> None:
+    assert unstable_reasons(telemetry(**seen)) == ()
+
+
+def test_the_sampler_reads_ten_times_a_second_and_keeps_the_range() -> None:
+    clocks = iter([1980.0, 1900.0, 1950.0])
+    with TelemetrySampler(lambda: CALM.__class__(next(clocks, 1950.0), None, 300.0, frozenset({"x"}), 1)) as sampler:
+        time.sleep(0.55)
+    record = sampler.record()
+    assert 3 <= record.samples <= 6
+    assert record.sm_clock_mhz is not None
+    assert (record.sm_clock_mhz[0], record.sm_clock_mhz[2]) == (1900.0, 1980.0)
+    assert record.temperature_c is None
+    assert (record.throttle_reasons, record.foreign_processes) == (("x",), 1)
+
+
+def test_nothing_seen_is_nothing_claimed() -> None:
+    with TelemetrySampler(lambda: CALM) as sampler:
+        pass
+    assert sampler.record() == Telemetry(samples=0)
+
+
+@pytest.mark.parametrize(("disturbed_attempts", "attempts", "is_stable"), [(0, 1, True), (2, 3, True), (9, 3, False)])
+def test_a_disturbed_case_is_timed_again_twice(
+    monkeypatch: pytest.MonkeyPatch, disturbed_attempts: int, attempts: int, is_stable: bool
+) -> None:
+    monkeypatch.setattr(timing.time, "sleep", lambda _: None)
+    monkeypatch.setattr(protocol, "TELEMETRY_HZ", 1000.0)
+    monkeypatch.setattr("fixtures.measure.telemetry.TELEMETRY_HZ", 1000.0)
+    made = 0
+
+    def rounds(*_: object) -> list[float]:
+        nonlocal made
+        made += 1
+        deadline = time.monotonic() + 0.1
+        while time.monotonic() < deadline:
+            pass
+        return [0.1]
+
+    def read() -> Sample:
+        return CALM.__class__(1980.0, 40.0, 300.0, frozenset(), int(made <= disturbed_attempts and made > 0))
+
+    monkeypatch.setattr(timing, "timed_rounds", rounds)
+    said: list[str] = []
+    # `made` is counted up when an attempt begins, so its samples see the attempt's own number.
+    times, _, reasons = timing._stable_rounds(lambda _: None, 1, time.perf_counter, read, said.append)
+    assert (times, made, reasons == ()) == ([0.1], attempts, is_stable)
+    assert len(said) == attempts - 1
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_thread() -> Iterator[None]:
+    import threading  # noqa: PLC0415
+
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before

@@ -1,0 +1,130 @@
+"""Runtimes give the function of the module, and touch nothing before they are entered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures import registry
+from fixtures.bundle import Bundle
+from fixtures.cases import Case
+from fixtures.errors import OutputError
+from fixtures.frames import frame_files
+from fixtures.models import family
+from fixtures.precision import dtype_used, precision_class
+from fixtures.runtimes import Runtime, runtime_class
+from fixtures.spec import Dtype, Frame, Variant
+from fixtures.subject import Subject, device_inputs, load_subject
+
+CPU = torch.device("cpu")
+MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=96)
+RAFT = Variant(name="r", family="raft", model="raft_small", height=128, width=128)
+
+
+@pytest.fixture(scope="module")
+def subject(bundle_root: Path) -> Subject:
+    return load_subject(RAFT, "fp16", CPU, Bundle(bundle_root))
+
+
+def test_the_name_of_a_file_is_the_name_of_a_plug_in() -> None:
+    assert registry.names("models") == ("midas", "raft")
+    assert registry.names("runtimes") == ("torch", "torch-compile", "torch-graph")
+    for name in registry.names("runtimes"):
+        assert issubclass(runtime_class(name), Runtime)
+    assert runtime_class("torch-graph").needs_cuda
+
+
+def test_a_new_family_is_one_new_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The spec knows it from the folder, and the registry imports it from there."""
+    import fixtures.models  # noqa: PLC0415
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text("")
+    (tmp_path / "models" / "edges.py").write_text("from fixtures.models.raft import Raft\n\nFAMILY = Raft()\n")
+    monkeypatch.setattr(registry, "_FIXTURES", tmp_path)
+    monkeypatch.setattr(fixtures.models, "__path__", [*fixtures.models.__path__, str(tmp_path / "models")])
+    assert registry.names("models") == ("edges",)
+    assert Variant(name="e", family="edges", model="raft_small", height=128, width=128)
+    assert family("edges").unit == "frame_pair"
+
+
+def test_eager_is_the_module(subject: Subject) -> None:
+    inputs = device_inputs(subject, Case(RAFT, 2, "fp16", "torch"), frame_files(None), 2)
+    with runtime_class("torch")(subject, inputs) as runtime, torch.inference_mode():
+        for index in range(2):
+            output = runtime.infer(index)
+            subject.check_output(output, 2)
+            assert torch.equal(output, subject.module(*inputs[index]))
+
+
+def test_nothing_happens_before_entering(subject: Subject) -> None:
+    for name in registry.names("runtimes"):
+        assert vars(runtime_class(name)(subject, [])) == {"subject": subject, "inputs": []}
+
+
+def test_a_frame_of_another_size_is_resized_inside(bundle_root: Path) -> None:
+    variant = MIDAS.model_copy(update={"frame": Frame(height=90, width=160)})
+    subject = load_subject(variant, "fp32", CPU, Bundle(bundle_root))
+    inputs = device_inputs(subject, Case(variant, 1, "fp32", "torch"), frame_files(None), 1)
+    assert inputs[0][0].shape == (1, 90, 160, 3)
+    with torch.inference_mode():
+        subject.check_output(subject.module(*inputs[0]), 1)
+
+
+def test_outputs_of_synthetic_weights_have_spread(bundle_root: Path) -> None:
+    for variant in (MIDAS, RAFT):
+        subject = load_subject(variant, "fp32", CPU, Bundle(bundle_root))
+        inputs = device_inputs(subject, Case(variant, 2, "fp32", "torch"), frame_files(None), 1)
+        with torch.inference_mode():
+            output = subject.module(*inputs[0])
+        assert 0.1 < output.std() < 1000
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        (torch.zeros(1, 2, 128, 128, dtype=torch.float16), "expected (1, 2, 128, 128) float32"),
+        (torch.zeros(1, 128, 128), "expected (1, 2, 128, 128)"),
+        (torch.full((1, 2, 128, 128), torch.nan), "32768 of 32768 output values are not finite in fp32"),
+        (torch.zeros(1, 2, 128, 128).index_fill(3, torch.tensor([5]), torch.inf), "256 of 32768"),
+    ],
+    ids=["dtype", "shape", "nan", "one column infinite"],
+)
+def test_an_output_that_is_no_result_is_refused(subject: Subject, output: torch.Tensor, says: str) -> None:
+    with pytest.raises(OutputError) as caught:
+        subject.check_output(output, 1)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("requested", "family_name", "device", "used"),
+    [
+        ("fp16", "midas", "cuda", "fp16"),
+        ("fp16", "raft", "cuda", "fp32"),
+        ("tf32", "raft", "cuda", "tf32"),
+        ("fp16", "midas", "cpu", "fp32"),
+        ("tf32", "midas", "cpu", "fp32"),
+    ],
+)
+def test_the_precision_that_is_used(requested: Dtype, family_name: str, device: str, used: str) -> None:
+    assert dtype_used(requested, family(family_name).compute_dtypes, device) == used
+
+
+@pytest.mark.parametrize(("dtype", "matmul", "convolutions"), [("fp32", "highest", False), ("tf32", "high", True)])
+def test_a_precision_class_means_matmuls_and_convolutions(dtype: Dtype, matmul: str, convolutions: bool) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with precision_class(dtype):
+        assert torch.get_float32_matmul_precision() == matmul
+        assert torch.backends.cudnn.allow_tf32 is convolutions
+    assert before == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+
+
+def test_the_signature_changes_with_what_changes_the_function(bundle_root: Path, subject: Subject) -> None:
+    bundle = Bundle(bundle_root)
+    same = load_subject(RAFT, "fp32", CPU, bundle)
+    renamed = load_subject(RAFT.model_copy(update={"name": "other"}), "fp32", CPU, bundle)
+    larger = load_subject(RAFT.model_copy(update={"height": 160}), "fp32", CPU, bundle)
+    assert subject.signature == same.signature == renamed.signature
+    assert larger.signature != same.signature

@@ -1,0 +1,170 @@
+"""A spec is taken as it is meant or refused with file, line, rule and next step; nothing else ever happens."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from fixtures.errors import InputError
+from fixtures.located_yaml import MAX_BYTES
+from fixtures.spec import Spec, load_spec
+from meta_tests.conftest import ROOT, SMALL_SPEC
+
+MESSAGE = re.compile(r"^.+\.yaml(:\d+)?: .+=.*, expected .+\. .+", re.DOTALL)
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_spec(path)
+    message = str(caught.value)
+    assert MESSAGE.match(message), message
+    return message
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("specs/*.yaml")), ids=lambda path: path.name)
+def test_shipped_specs_load(path: Path) -> None:
+    assert load_spec(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("height: 64", "hieght: 64", 8, "Did you mean 'height'?"),
+        ("height: 64", "height: 65", 8, "variants[0].height=65, expected a multiple of 32"),
+        ("height: 64", "height: -64", 8, "from 32 to 4096"),
+        ("height: 64", "height: 0", 8, "from 32 to 4096"),
+        ("height: 64", "height: 1048576", 8, "Write 4096"),
+        ("height: 64", "height: '64'", 8, "expected a valid integer"),
+        ("height: 64", "height: true", 8, "expected a valid integer"),
+        ("height: 64", "height: 64.0", 8, "expected a valid integer"),
+        ("height: 64, ", "", 8, "Add `height:` here."),
+        ("[1, 2]", "[]", 5, "at least one entry"),
+        ("[1, 2]", "[1, 1]", 5, "batches[1]=1, expected each entry once"),
+        ("[1, 2]", "[0]", 5, "batches[0]=0, expected greater than or equal to 1"),
+        ("[1, 2]", "1", 5, "expected a list"),
+        ("runtimes: [torch]", "runtimes: [tensorflow]", 4, "expected one of torch, torch-compile, torch-graph"),
+        ("runtimes: [torch]", "runtimes: [torch-grpah]", 4, "Did you mean 'torch-graph'?"),
+        ("family: raft", "family: rafts", 9, "Did you mean 'raft'?"),
+        ("name: raft_small_128", "name: midas_small_64", 9, "Entry 0 is the same"),
+        ("name: raft_small_128", "name: ../escape", 9, "variants[1].name='../escape'"),
+        ("dtype: fp32", "dtype: int8", 3, "expected 'fp32', 'tf32' or 'fp16'"),
+        ("dtype: fp32", "dtype: fp32\ndtype: fp16", 4, "key='dtype' twice"),
+        ("dtype: fp32", "dtype: 2001-99-99", 3, "valid YAML"),
+        ("dtype: fp32", "dtype: [fp32", 4, "valid YAML"),
+        ("dtype: fp32", "dtype: !!python/object:os.system {}", 3, "'fp32', 'tf32' or 'fp16'"),
+        ("cpu_budget_s: 0.2", "cpu_budget_s: .inf", 6, "finite"),
+        ("cpu_budget_s: 0.2", "cpu_budget: 0.2", 6, "Did you mean 'cpu_budget_s'?"),
+        ("model: raft_small", "model: raft_small, checkpoint: ../../etc/passwd", 9, "inside the models root"),
+        ("schema_version: 1", "schema_version: 2", 1, "schema_version=2, expected 1"),
+        ("schema_version: 1", "? [a]\n: 1", 1, "key=a collection"),
+    ],
+)
+def test_a_broken_rule_is_named_with_its_line(tmp_path: Path, old: str, new: str, line: int, says: str) -> None:
+    message = refusal(tmp_path, SMALL_SPEC.replace(old, new, 1))
+    assert f"spec.yaml:{line}:" in message
+    assert says in message
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "just text", "42"])
+def test_a_document_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    assert "expected a mapping" in refusal(tmp_path, text)
+
+
+def test_empty_matrix_is_refused(tmp_path: Path) -> None:
+    assert "variants=(), expected at least one entry" in refusal(
+        tmp_path, SMALL_SPEC[: SMALL_SPEC.index("variants:")] + "variants: []\n"
+    )
+
+
+def test_aliases_that_explode_are_refused_at_once(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    assert "Write fewer aliases" in refusal(tmp_path, "\n".join(lines))
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "[" * 100_000, "{a: " * 5_000])
+def test_endless_nesting_is_refused(tmp_path: Path, text: str) -> None:
+    assert "Flatten the file" in refusal(tmp_path, text)
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    assert "Split the file" in refusal(tmp_path, "#" * (MAX_BYTES + 1))
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_bytes(b"\xff\xfe\x00binary")
+    with pytest.raises(InputError, match="UTF-8"):
+        load_spec(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.yaml: file=No such file"):
+        load_spec(tmp_path / "absent.yaml")
+
+
+def test_a_spec_cannot_be_changed(small_spec: Path) -> None:
+    spec = load_spec(small_spec)
+    with pytest.raises(ValueError, match="frozen"):
+        spec.dtype = "fp16"
+
+
+def load_or_refuse(text: str) -> Spec | None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spec.yaml"
+        path.write_text(text, errors="surrogateescape")
+        try:
+            return load_spec(path)
+        except InputError as error:
+            message = str(error)
+    assert MESSAGE.match(message), message
+    return None
+
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=12), st.dates()
+)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+)
+
+
+def places(node: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [at, *(place for key, child in children for place in places(child, (*at, key)))][0 if at else 1 :]
+
+
+PLACES = places(yaml.safe_load(SMALL_SPEC))
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(place=st.sampled_from(PLACES), value=values)
+def test_any_value_in_any_place_is_taken_or_refused(place: tuple[Any, ...], value: object) -> None:
+    data = yaml.safe_load(SMALL_SPEC)
+    parent = data
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[place[-1]] = value
+    load_or_refuse(yaml.safe_dump(data, allow_unicode=True))
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(start=st.integers(0, len(SMALL_SPEC)), length=st.integers(0, 40), text=st.text(max_size=20))
+@example(start=0, length=0, text="")
+def test_any_damage_to_the_text_is_taken_or_refused(start: int, length: int, text: str) -> None:
+    load_or_refuse(SMALL_SPEC[:start] + text + SMALL_SPEC[start + length :])
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_is_taken_or_refused(text: str) -> None:
+    assert load_or_refuse(text) is None

@@ -1,0 +1,250 @@
+"""The suite as a person runs it: a process, a command line, an exit code, and files on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fixtures.checkpoint import read_state_dict
+from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment
+
+RAFT_FILE = "torch_cache/hub/checkpoints/raft_small_C_T_V2-01064c6d.pth"
+
+
+def summary_of(suite: Suite, run_id: str) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((suite.folder / "out" / run_id / "summary.json").read_text())
+    return summary
+
+
+def rows_of(suite: Suite, run_id: str) -> list[dict[str, Any]]:
+    text = (suite.folder / "out" / run_id / "results.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def by_id(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {case["id"]: case for case in summary["cases"]}
+
+
+def test_a_run_from_the_command_line_to_every_file(suite: Suite, small_spec: Path) -> None:
+    json_path = suite.folder / "new" / "bench.json"
+    command = suite.command("--spec", str(small_spec), "--run-id", "r", f"--benchmark-json={json_path}", "-k", "raft")
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for said in ("device:", "spec: small, 4 cases", "synthetic weights", "p95 ms", "raft_small_128", "summary.json"):
+        assert said in ended.stdout
+
+    summary = summary_of(suite, "r")
+    assert (summary["complete"], [case["id"] for case in summary["cases"]]) == (
+        True,
+        ["raft_small_128-b1-fp32-torch", "raft_small_128-b2-fp32-torch"],
+    )
+    rows = rows_of(suite, "r")
+    for case in summary["cases"]:
+        own = [row for row in rows if row["case_id"] == case["id"]]
+        assert len(own) == case["rounds"] >= 5
+        assert case["weights"]["synthetic"] is True
+        assert len(case["weights"]["sha256"]) == len(case["model_signature"]) == 64
+        assert case["memory"]["source"] == "fresh_process"
+        assert case["cold_start"]["first_call_ms"] > 0
+        assert {row["rss_mb"] for row in own} == {case["memory"]["rss_mb"]["steady"]}
+        assert case["latency_ms"]["p50"] > 0
+
+    document = json.loads(json_path.read_text())
+    assert document["machine_info"]["pretriton"]["torch"] == torch.__version__.split("+")[0]
+    for entry in document["benchmarks"]:
+        case = by_id(summary)[entry["param"]]
+        assert entry["params"] == {"case": case["id"]}
+        assert entry["extra_info"]["case"] == case
+        assert [seconds * 1e3 for seconds in entry["stats"]["data"]] == pytest.approx(
+            [row["latency_ms"] for row in rows if row["case_id"] == case["id"]], rel=1e-12
+        )
+        assert entry["stats"]["median"] * 1e3 == pytest.approx(case["latency_ms"]["p50"])
+
+    for source in (json_path, suite.folder / "out" / "r" / "results.jsonl"):
+        output = suite.folder / "again.json"
+        subprocess.run([sys.executable, "-m", "tools.summarize", str(source), "-o", str(output)], cwd=ROOT, check=True)
+        again = json.loads(output.read_text())
+        assert again["table"] == {"raft_small_128": pytest.approx(summary["table"]["raft_small_128"])}
+        assert by_id(again).keys() == by_id(summary).keys()
+        assert by_id(again)["raft_small_128-b1-fp32-torch"]["memory"] == summary["cases"][0]["memory"]
+        assert again["complete"] is (source == json_path)
+
+    later = shutil.copy(json_path, json_path.with_name("later.json"))
+    compared = subprocess.run(
+        [sys.executable, "-m", "pytest_benchmark", "compare", str(json_path), str(later)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert compared.returncode == 0, compared.stderr
+    assert "raft_small_128-b1-fp32-torch" in compared.stdout
+
+
+def test_killed_at_any_case_a_run_keeps_what_it_has_and_goes_on(suite: Suite, small_spec: Path) -> None:
+    arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_latency")
+    results = suite.folder / "out" / "r" / "results.jsonl"
+    resume: tuple[str, ...] = ()
+    for finished_before_kill in (1, 3):
+        process = subprocess.Popen(
+            suite.command(*arguments, *resume), cwd=ROOT, env=environment(), stdout=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if results.exists() and results.read_text().count('"round":0,') >= finished_before_kill:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        summary = summary_of(suite, "r")
+        assert summary["complete"] is False
+        in_rows = {row["case_id"] for row in rows_of(suite, "r")}
+        assert len(in_rows) >= finished_before_kill
+        # The summary follows its rows; the kill may fall between the two.
+        assert in_rows >= by_id(summary).keys()
+        assert len(in_rows - by_id(summary).keys()) <= 1
+        resume = ("--resume",)
+
+    before = {row["case_id"]: row["latency_ms"] for row in rows_of(suite, "r") if row["round"] == 0}
+    json_path = suite.folder / "bench.json"
+    ended = suite.run(*arguments, "--resume", f"--benchmark-json={json_path}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    after = {row["case_id"]: row["latency_ms"] for row in rows_of(suite, "r") if row["round"] == 0}
+    assert summary_of(suite, "r")["complete"] is True
+    assert len(after) == 4
+    assert {case_id: after[case_id] for case_id in before} == before, "finished cases are not measured again"
+    assert len(json.loads(json_path.read_text())["benchmarks"]) == 4
+
+
+def test_a_resumed_run_must_be_the_same_run(suite: Suite, small_spec: Path) -> None:
+    folder = suite.folder / "out" / "r"
+    folder.mkdir(parents=True)
+    header = {
+        "run_id": "r",
+        "complete": False,
+        "environment": {"device": "cuda", "gpu": "H200"},
+        "cases": [],
+        "table": {},
+    }
+    (folder / "summary.json").write_text(json.dumps(header))
+    ended = suite.run("--spec", str(small_spec), "--resume", "-k", "raft_small_128-b1")
+    assert ended.returncode == 2
+    assert "--resume of r: device=cpu, expected cuda, as the run began." in ended.stderr
+    assert json.loads((folder / "summary.json").read_text()) == header
+
+
+def test_an_output_that_is_not_finite_is_an_error_row_and_no_time_anywhere(
+    suite: Suite, small_spec: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(suite.models_root, tmp_path / "root"))
+    state_dict = read_state_dict(root / RAFT_FILE)
+    state_dict["update_block.flow_head.conv2.bias"][0] = torch.nan
+    torch.save(state_dict, root / RAFT_FILE)
+    broken = Suite(tmp_path, root)
+    json_path = tmp_path / "bench.json"
+    arguments = (
+        "--spec",
+        str(small_spec),
+        "--run-id",
+        "r",
+        "-k",
+        "test_latency and b1",
+        f"--benchmark-json={json_path}",
+    )
+    ended = broken.run(*arguments)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    cases = by_id(summary_of(broken, "r"))
+    failed = cases["raft_small_128-b1-fp32-torch"]
+    assert (failed["status"], failed["latency_ms"], failed["rounds"]) == ("error", None, 0)
+    assert "output values are not finite in fp32" in failed["error"]
+    assert cases["midas_small_64-b1-fp32-torch"]["status"] == "ok"
+    (row,) = [row for row in rows_of(broken, "r") if row["case_id"] == failed["id"]]
+    assert (row["status"], row["latency_ms"]) == ("error", None)
+    document = json.loads(json_path.read_text())
+    assert [entry["param"] for entry in document["benchmarks"]] == ["midas_small_64-b1-fp32-torch"]
+    assert [case["id"] for case in document["pretriton"]["cases_without_timing"]] == [failed["id"]]
+    assert "raft_small_128" not in summary_of(broken, "r")["table"]
+
+
+def test_out_of_memory_is_a_row_and_the_run_goes_on(suite: Suite, tmp_path: Path) -> None:
+    spec = tmp_path / "large.yaml"
+    large = SMALL_SPEC.replace("batches: [1, 2]", "batches: [1]").replace(
+        "height: 64, width: 96", "height: 4096, width: 4096, batches: [4096]"
+    )
+    spec.write_text(large)
+    ended = suite.run("--spec", str(spec), "--run-id", "r")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    cases = by_id(summary_of(suite, "r"))
+    assert cases["midas_small_64-b4096-fp32-torch"]["status"] == "oom"
+    assert cases["midas_small_64-b4096-fp32-torch"]["latency_ms"] is None
+    assert cases["raft_small_128-b1-fp32-torch"]["status"] == "ok"
+    assert summary_of(suite, "r")["complete"] is True
+    assert "oom" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--spec", "{folder}/typo.yaml"), "typo.yaml:4: runtimes[0]='torhc', expected one of torch"),
+        (("--spec", "{folder}/model.yaml"), "midas_small_64.model='MiDaS_huge', expected one of MiDaS_small"),
+        (("--spec", "{folder}/tiny.yaml"), "expected at least 128 pixels for raft"),
+        (("--models-root", "{folder}/truncated"), "raft_small_C_T_V2-01064c6d.pth: content=damaged"),
+        (("--out", "/proc/nowhere"), "--out /proc/nowhere"),
+        (("-n", "2"), "-n 2: processes=several, expected one process"),
+        (("-k", "nothing_like_this"), "-k nothing_like_this: cases=0"),
+        (("--run-id", "../up"), "--run-id: value='../up'"),
+        (("--resume",), "runs=0, expected a run to go on with"),
+        (("--benchmark-json=/proc/nowhere/b.json",), "--benchmark-json /proc/nowhere/b.json"),
+        (("--device", "cuda"), "--device cuda: GPU=none that torch can use"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_bad_input_ends_with_one_message_and_code_2(
+    suite: Suite, small_spec: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has the GPU that the test needs to be missing")
+    folder = suite.folder
+    (folder / "typo.yaml").write_text(SMALL_SPEC.replace("[torch]", "[torhc]"))
+    (folder / "model.yaml").write_text(SMALL_SPEC.replace("MiDaS_small", "MiDaS_huge"))
+    (folder / "tiny.yaml").write_text(SMALL_SPEC.replace("height: 128", "height: 96"))
+    if "truncated" in "".join(arguments):
+        path = Path(shutil.copytree(suite.models_root, folder / "truncated")) / RAFT_FILE
+        path.write_bytes(path.read_bytes()[:100_000])
+    ended = suite.run("--spec", str(small_spec), *(argument.format(folder=folder) for argument in arguments))
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    (message,) = [line for line in ended.stderr.splitlines() if line.startswith("ERROR: ")]
+    assert says in message
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert not (folder / "out").exists()
+
+
+def test_a_case_that_the_machine_cannot_run_is_skipped_by_name(suite: Suite, tmp_path: Path) -> None:
+    spec = tmp_path / "graph.yaml"
+    spec.write_text(SMALL_SPEC.replace("[torch]", "[torch-graph]").replace("[1, 2]", "[1]"))
+    ended = suite.run("--spec", str(spec), "--run-id", "r", "-rs")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "runtime torch-graph needs a CUDA device" in ended.stdout
+    assert summary_of(suite, "r")["cases"] == []
+
+
+def test_an_optional_variant_without_weights_is_skipped_by_name(suite: Suite, tmp_path: Path) -> None:
+    spec = tmp_path / "optional.yaml"
+    text = SMALL_SPEC.replace("[1, 2]", "[1]").replace("model: raft_small,", "model: raft_large, optional: true,")
+    spec.write_text(text)
+    ended = suite.run("--spec", str(spec), "--run-id", "r", "-rs", "-k", "test_latency")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "raft_large_C_T_SKHT_V2-ff5fadd5.pth: file=missing" in ended.stdout
+    spec.write_text(text.replace("optional: true,", ""))
+    assert suite.run("--spec", str(spec), "--run-id", "s").returncode == 2
