@@ -10,6 +10,7 @@ import pytest
 from fixtures import spec
 from fixtures.measure import protocol
 from fixtures.measure.latency import (
+    Call,
     ClockError,
     require_honest_clock,
     require_host_covers_device,
@@ -19,6 +20,10 @@ from fixtures.measure.latency import (
 from fixtures.measure.protocol import Protocol, protocol_for
 
 GPU = Protocol(warmup_s=1.0, warmup_min_calls=20, rounds_s=2.0, min_rounds=100)
+
+
+def nothing() -> None:
+    """The device of these tests is always done."""
 
 
 class FakeClock:
@@ -31,7 +36,7 @@ class FakeClock:
     def __call__(self) -> float:
         return self.now
 
-    def work(self, *durations_s: float) -> object:
+    def work(self, *durations_s: float) -> Call:
         """A call whose k-th run takes the k-th duration; the last one repeats."""
 
         def call(index: int) -> None:
@@ -73,17 +78,18 @@ def test_warm_up_on_a_cpu_is_what_the_spec_allows(clock: FakeClock) -> None:
     plan = protocol_for("cpu", spec.Protocol(cpu_warmup_s=0, cpu_budget_s=4))
     assert warm_up(clock.work(3.0), clock, plan).calls == 1
     assert plan.rounds(pilot_s=3.0) == protocol.CPU_MIN_ROUNDS
-    assert plan.rounds(pilot_s=0.5) == 8
+    assert plan.rounds(pilot_s=0.5) == 10
 
 
-@pytest.mark.parametrize(("pilot_s", "rounds"), [(0.0001, 2000), (0.004, 500), (0.0041, 488), (0.5, 100)])
+@pytest.mark.parametrize(("pilot_s", "rounds"), [(0.0001, 2000), (0.004, 500), (0.0041, 490), (0.5, 100)])
 def test_rounds_on_a_gpu_fill_two_seconds_within_limits(pilot_s: float, rounds: int) -> None:
+    assert rounds % protocol.INPUT_SETS == 0
     assert protocol_for("cuda", spec.Protocol()).rounds(pilot_s) == rounds
 
 
 def test_every_round_is_kept_outliers_included(clock: FakeClock) -> None:
     durations = [0.010, 0.011, 0.500, 0.012]
-    assert timed_rounds(clock.work(*durations), 4, clock) == pytest.approx(durations)
+    assert timed_rounds(clock.work(*durations), 4, clock, nothing) == pytest.approx(durations)
     assert clock.calls == [0, 1, 2, 3]
 
 
@@ -94,7 +100,7 @@ def test_the_garbage_collector_rests_during_the_rounds(clock: FakeClock) -> None
         clock.now += 1
         seen.append(gc.isenabled())
 
-    timed_rounds(call, 2, clock)
+    timed_rounds(call, 2, clock, nothing)
     assert seen == [False, False]
     assert gc.isenabled()
 
@@ -110,21 +116,38 @@ def test_a_timer_that_does_not_wait_is_caught(clock: FakeClock) -> None:
         return clock.now
 
     with pytest.raises(ClockError, match="must wait for the device"):
-        timed_rounds(clock.work(launched_s), 50, timer_without_waiting)
+        timed_rounds(clock.work(launched_s), 50, timer_without_waiting, nothing)
+
+
+def test_a_timer_that_leaves_work_on_the_device_is_caught(clock: FakeClock) -> None:
+    """All rounds were launched, and the device is still at work when the last one has been read."""
+    launched_s, worked_s = 0.001, 0.009
+    pending = [0.0]
+
+    def launch(_: int) -> None:
+        clock.now += launched_s
+        pending[0] += worked_s
+
+    def wait() -> None:
+        clock.now += pending.pop()
+        pending.append(0.0)
+
+    with pytest.raises(ClockError, match="must wait for the device"):
+        timed_rounds(launch, 50, clock, wait)
 
 
 def test_a_timer_of_processor_time_is_caught() -> None:
     with pytest.raises(ClockError, match="read wall time"):
-        timed_rounds(lambda _: time.sleep(0.01), 5, time.process_time)
+        timed_rounds(lambda _: time.sleep(0.01), 5, time.process_time, nothing)
 
 
 def test_a_timer_in_other_units_is_caught() -> None:
     with pytest.raises(ClockError):
-        timed_rounds(lambda _: time.sleep(0.001), 5, lambda: time.perf_counter() * 1e3)
+        timed_rounds(lambda _: time.sleep(0.001), 5, lambda: time.perf_counter() * 1e3, nothing)
 
 
 def test_an_honest_timer_passes() -> None:
-    times = timed_rounds(lambda _: time.sleep(0.002), 10, time.perf_counter)
+    times = timed_rounds(lambda _: time.sleep(0.002), 10, time.perf_counter, nothing)
     assert len(times) == 10
     assert min(times) >= 0.002
 

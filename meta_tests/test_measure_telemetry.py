@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.measure import protocol, timing
+from fixtures.measure import timing
 from fixtures.measure.telemetry import Sample, TelemetrySampler, unstable_reasons
 from fixtures.records import Telemetry
 
@@ -67,12 +67,11 @@ def test_nothing_seen_is_nothing_claimed() -> None:
 def test_a_disturbed_case_is_timed_again_twice(
     monkeypatch: pytest.MonkeyPatch, disturbed_attempts: int, attempts: int, is_stable: bool
 ) -> None:
-    monkeypatch.setattr(timing.time, "sleep", lambda _: None)
-    monkeypatch.setattr(protocol, "TELEMETRY_HZ", 1000.0)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr("fixtures.measure.telemetry.TELEMETRY_HZ", 1000.0)
     made = 0
 
-    def rounds(*_: object) -> list[float]:
+    def rounds() -> list[float]:
         nonlocal made
         made += 1
         deadline = time.monotonic() + 0.1
@@ -83,10 +82,9 @@ def test_a_disturbed_case_is_timed_again_twice(
     def read() -> Sample:
         return CALM.__class__(1980.0, 40.0, 300.0, frozenset(), int(made <= disturbed_attempts and made > 0))
 
-    monkeypatch.setattr(timing, "timed_rounds", rounds)
     said: list[str] = []
     # `made` is counted up when an attempt begins, so its samples see the attempt's own number.
-    times, _, reasons = timing._stable_rounds(lambda _: None, 1, time.perf_counter, read, said.append)
+    times, _, reasons = timing._stable_rounds(rounds, read, said.append)
     assert (times, made, reasons == ()) == ([0.1], attempts, is_stable)
     assert len(said) == attempts - 1
 

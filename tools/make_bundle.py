@@ -11,9 +11,11 @@ import argparse
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from fixtures import registry
 from fixtures.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
@@ -82,16 +84,19 @@ def _write(root: Path, chosen: list[tuple[Family, str]], seed: int) -> dict[str,
         # Any size will do: official keys and shapes do not depend on it.
         with torch.device("meta"):
             module = branches.build(name, 384, 384)
-        state_dict = {
-            key: torch.from_numpy(synthetic_tensor(key, tuple(value.shape), seed))
-            for key, value in module.state_dict().items()
-        }
         path = root / branches.models[name].checkpoint
-        torch.save(state_dict, path)
+        torch.save(_synthetic_state_dict(module, seed), path)
         files[branches.models[name].checkpoint] = bundle.weights(path).sha256
     marker = SyntheticMarker(seed=seed, warning="random weights: outputs mean nothing", files=files)
     write_atomically(root / SYNTHETIC_MARKER, marker.model_dump_json(indent=2) + "\n")
     return files
+
+
+def _synthetic_state_dict(module: nn.Module, seed: int) -> dict[str, Tensor]:
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    with ThreadPoolExecutor() as pool:  # numpy draws random numbers without the interpreter's lock
+        arrays = pool.map(lambda item: synthetic_tensor(*item, seed), shapes.items())
+        return {key: torch.from_numpy(array) for key, array in zip(shapes, arrays, strict=True)}
 
 
 def _umask() -> int:
