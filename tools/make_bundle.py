@@ -95,7 +95,7 @@ def _write(root: Path, chosen: list[tuple[Family, str]], seed: int) -> dict[str,
 def _synthetic_state_dict(module: nn.Module, seed: int) -> dict[str, Tensor]:
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     with ThreadPoolExecutor() as pool:  # numpy draws random numbers without the interpreter's lock
-        arrays = pool.map(lambda item: synthetic_tensor(*item, seed), shapes.items())
+        arrays = pool.map(lambda key: synthetic_tensor(key, shapes[key], seed), shapes)
         return {key: torch.from_numpy(array) for key, array in zip(shapes, arrays, strict=True)}
 
 
