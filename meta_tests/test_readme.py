@@ -1,0 +1,96 @@
+"""The README says what is true: its commands exist, its tables name every option and every key of a spec."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import skimage
+
+from fixtures.models import family
+from fixtures.registry import names
+from fixtures.spec import Frame, Protocol, Spec, Variant
+from meta_tests.conftest import ROOT, Suite
+
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README + CONTRIBUTING, re.DOTALL)
+COMMANDS = sorted({line for block in BLOCKS for line in block.strip().splitlines()})
+
+
+def commands(start: str) -> list[str]:
+    return [command for command in COMMANDS if command.startswith(start)]
+
+
+def test_every_command_is_of_a_known_kind() -> None:
+    kinds = ("make ", "pytest bench_tests", "pytest-benchmark compare", "python -m tools.")
+    assert all(command.startswith(kinds) for command in COMMANDS)
+    assert {"make bench", "make test"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", commands("make "))
+def test_make_targets_exist(command: str) -> None:
+    subprocess.run(["make", "--dry-run", *shlex.split(command)[1:]], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", commands("pytest bench_tests"))
+def test_pytest_commands_select_cases(suite: Suite, command: str) -> None:
+    """With photographs in the folder, and a new run in place of the one to resume."""
+    arguments = shlex.split(command)[1:]
+    if "my_photos/" in arguments:
+        arguments[arguments.index("my_photos/")] = _photos(suite)
+    if "--resume" in arguments:
+        arguments.remove("--resume")
+    ended = suite.run("--spec", str(ROOT / "specs/pretriton_gpu.yaml"), *arguments, "--collect-only", "-q")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"\d+(/\d+)? tests collected", ended.stdout)
+
+
+def _photos(suite: Suite) -> str:
+    folder = suite.folder / "my_photos"
+    folder.mkdir()
+    (folder / "a.png").symlink_to(Path(skimage.__file__).parent / "data" / "astronaut.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize("command", commands("python -m tools."))
+def test_tools_take_the_options_that_are_shown(command: str) -> None:
+    words = shlex.split(command)
+    help_text = subprocess.run([*words[:3], "--help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for option in (word for word in words[3:] if word.startswith("-")):
+        assert option in help_text
+
+
+def test_every_option_is_explained() -> None:
+    declared = re.findall(r'addoption\("(--[a-z-]+)"', (ROOT / "conftest.py").read_text())
+    assert len(declared) == 9
+    for option in declared:
+        assert f"`{option}" in README
+
+
+def test_every_key_of_a_spec_is_explained() -> None:
+    reference = README[README.index("## The spec") :]
+    for model in (Spec, Variant, Frame):
+        for key in model.model_fields:
+            assert f"{key}" in reference
+    for key in Protocol.model_fields:
+        assert f"`protocol.{key}`" in reference
+    for name in (*names("runtimes"), *names("models")):
+        assert f"`{name}`" in reference
+    for name in names("models"):
+        assert all(f"`{model}`" in reference for model in family(name).models)
+
+
+def test_the_table_is_the_stored_run() -> None:
+    """Every p50 of the README's table stands in the stored summary, rounded."""
+    tables = json.loads((ROOT / "meta_tests/data/h200/summary.json").read_text())["tables"]
+    rows = re.findall(r"^\| (\w+_\d+) \| (\d) \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) == 12
+    for variant, batch, cells in rows:
+        shown = [float(cell.replace("*", "").split("/")[0]) for cell in cells.split("|")[:3]]
+        measured = [tables[runtime][variant][batch] for runtime in ("torch", "torch-graph", "torch-compile")]
+        assert shown == [round(value, 2) for value in measured]

@@ -1,0 +1,57 @@
+"""A real GPU run, kept as test data: reading it gives what was measured."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from fixtures.records import Summary
+from tools.summarize import summarize_file
+
+STORED = Path(__file__).parent / "data" / "h200"
+
+
+@pytest.fixture(scope="module")
+def stored() -> Summary:
+    return Summary.model_validate_json((STORED / "summary.json").read_text())
+
+
+def test_the_stored_summary_is_a_summary_of_today(stored: Summary) -> None:
+    assert stored.complete
+    assert stored.environment["gpu"] == "NVIDIA H200"
+    assert len(stored.cases) == 36
+    assert {case.status for case in stored.cases} == {"ok"}
+    assert all(case.weights is not None and case.weights.synthetic for case in stored.cases)
+
+
+def test_rows_alone_give_the_same_figures(stored: Summary, tmp_path: Path) -> None:
+    rows = tmp_path / "results.jsonl"
+    rows.write_bytes(gzip.decompress((STORED / "results.jsonl.gz").read_bytes()))
+    again = summarize_file(rows)
+    assert again.cases == stored.cases
+    assert (again.table, again.tables) == (stored.table, stored.tables)
+    assert not again.unusable
+    assert (again.run_id, again.environment) == (stored.run_id, stored.environment)
+
+
+def test_damage_in_the_middle_costs_one_case_and_is_named(stored: Summary, tmp_path: Path) -> None:
+    lines = gzip.decompress((STORED / "results.jsonl.gz").read_bytes()).decode().splitlines()
+    lines[1000] = lines[1000][:100]
+    rows = tmp_path / "results.jsonl"
+    rows.write_text("\n".join(lines))
+    again = summarize_file(rows)
+    lost = json.loads(lines[999])["case_id"]
+    assert {case.id for case in stored.cases} - {case.id for case in again.cases} == {lost}
+    assert again.unusable["line that is no JSON"] == 1
+    assert any(lost in note for note in again.notes)
+
+
+def test_device_time_never_exceeds_host_time(stored: Summary) -> None:
+    for case in stored.cases:
+        assert case.latency_ms is not None
+        assert case.device_p50_ms is not None
+        assert case.latency_ms.p50 > case.device_p50_ms > 0
+        assert case.launch_bound is (case.latency_ms.p50 > 1.5 * case.device_p50_ms)
