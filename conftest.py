@@ -78,8 +78,10 @@ def _case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture(name="bench")
-def _bench(request: pytest.FixtureRequest) -> Bench:
-    return request.config.stash[_SESSION].bench
+def _bench(request: pytest.FixtureRequest) -> Generator[Bench, None, None]:
+    session = request.config.stash[_SESSION]
+    yield session.bench
+    session.between_tests()
 
 
 @pytest.hookimpl(wrapper=True)

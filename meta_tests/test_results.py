@@ -11,7 +11,8 @@ import pytest
 from fixtures.errors import InputError
 from fixtures.percentiles import MIN_ROUNDS_FOR_P99, latency_of
 from fixtures.records import CaseFacts, Memory, MemoryCase, ResultRow, WeightsRecord
-from fixtures.results import CaseResult, Provenance, RunFolder, read_results, rows_of, write_atomically
+from fixtures.results import RunFolder, write_atomically
+from fixtures.rows import CaseResult, Provenance, read_results, rows_of
 from fixtures.summary import summarize
 
 PROVENANCE = Provenance("run", "vision", "pretriton", {"device": "cuda", "gpu": "X"}, "0.1.0", "abc", False)

@@ -160,6 +160,7 @@ def test_any_value_in_any_place_is_taken_or_refused(place: tuple[Any, ...], valu
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(start=st.integers(0, len(SMALL_SPEC)), length=st.integers(0, 40), text=st.text(max_size=20))
 @example(start=0, length=0, text="")
+@example(start=0, length=0, text="&")  # a key that is empty
 def test_any_damage_to_the_text_is_taken_or_refused(start: int, length: int, text: str) -> None:
     load_or_refuse(SMALL_SPEC[:start] + text + SMALL_SPEC[start + length :])
 

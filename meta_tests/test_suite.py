@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from fixtures.checkpoint import read_state_dict
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment
@@ -175,6 +176,35 @@ def test_an_output_that_is_not_finite_is_an_error_row_and_no_time_anywhere(
     assert [entry["param"] for entry in document["benchmarks"]] == ["midas_small_64-b1-fp32-torch"]
     assert [case["id"] for case in document["pretriton"]["cases_without_timing"]] == [failed["id"]]
     assert "raft_small_128" not in summary_of(broken, "r")["table"]
+
+    rows = rows_of(broken, "r")
+    resumed = broken.run(*arguments, "--resume")
+    assert resumed.returncode == 1, "a failure that was measured before is still a failure"
+    assert rows_of(broken, "r") == rows
+
+
+def test_the_memory_pass_alone_is_a_whole_run(suite: Suite, small_spec: Path) -> None:
+    ended = suite.run("--spec", str(small_spec), "--run-id", "r", "-k", "test_memory and raft_small_128-b1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "raft_small_128-b1-fp32-torch: memory " in ended.stdout
+    summary = summary_of(suite, "r")
+    assert (summary["complete"], summary["cases"]) == (True, [])
+    (line,) = (suite.folder / "out" / "r" / "memory.jsonl").read_text().splitlines()
+    assert json.loads(line)["status"] == "ok"
+
+
+def test_frames_and_precision_of_the_command_line(suite: Suite, small_spec: Path) -> None:
+    folder = suite.folder / "photos"
+    folder.mkdir()
+    Image.effect_noise((200, 150), 60).convert("RGB").save(folder / "noise.png")
+    arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_latency and midas and b1")
+    ended = suite.run(*arguments, "--frames", str(folder), "--dtype", "fp16")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (case,) = summary_of(suite, "r")["cases"]
+    assert case["id"] == "midas_small_64-b1-fp16-torch"
+    assert (case["dtype_requested"], case["dtype_used"]) == ("fp16", "fp32")
+    assert case["memory"]["source"] == "in_process"
+    assert summary_of(suite, "r")["run"]["frames"] == ["noise.png"]
 
 
 def test_out_of_memory_is_a_row_and_the_run_goes_on(suite: Suite, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from fixtures.errors import InputError
 from fixtures.records import CaseFacts, CaseSummary, Summary
-from fixtures.results import CaseResult, read_results, write_atomically
+from fixtures.results import write_atomically
+from fixtures.rows import CaseResult, read_results
 from fixtures.summary import summarize
 from tools import command_line
 
