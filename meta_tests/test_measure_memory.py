@@ -82,3 +82,6 @@ def test_a_process_that_the_kernel_kills_was_out_of_memory(bundle_root: Path, mo
 )
 def test_out_of_memory_is_told_from_other_errors(error: Exception, is_memory: bool) -> None:
     assert is_out_of_memory(error) is is_memory
+    follow_up = RuntimeError("capture failed")
+    follow_up.__context__ = error
+    assert is_out_of_memory(follow_up) is is_memory

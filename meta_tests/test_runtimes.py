@@ -61,7 +61,27 @@ def test_eager_is_the_module(subject: Subject) -> None:
 
 def test_nothing_happens_before_entering(subject: Subject) -> None:
     for name in registry.names("runtimes"):
-        assert vars(runtime_class(name)(subject, [])) == {"subject": subject, "inputs": []}
+        own = vars(runtime_class(name)(subject, []))
+        assert own.pop("subject") is subject
+        assert not any(own.values())
+
+
+def test_a_runtime_whose_load_fails_is_closed(subject: Subject) -> None:
+    closed = []
+
+    class Failing(Runtime):
+        def load(self) -> None:
+            raise MemoryError
+
+        def infer(self, index: int) -> torch.Tensor:
+            raise AssertionError(index)
+
+        def close(self) -> None:
+            closed.append(True)
+
+    with pytest.raises(MemoryError), Failing(subject, []):
+        pass
+    assert closed == [True]
 
 
 def test_a_frame_of_another_size_is_resized_inside(bundle_root: Path) -> None:

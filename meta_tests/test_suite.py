@@ -145,6 +145,29 @@ def test_a_resumed_run_must_be_the_same_run(suite: Suite, small_spec: Path) -> N
     assert json.loads((folder / "summary.json").read_text()) == header
 
 
+def test_a_resumed_run_must_have_the_same_frames_spec_and_weights(
+    suite: Suite, small_spec: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(suite.models_root, tmp_path / "root"))
+    own = Suite(tmp_path, root)
+    arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_latency and raft_small_128-b1")
+    assert own.run(*arguments).returncode == 0
+    before = (tmp_path / "out/r/results.jsonl").read_text()
+
+    (tmp_path / "photos").mkdir()
+    Image.effect_noise((64, 64), 60).save(tmp_path / "photos" / "noise.png")
+    refusals = [own.run(*arguments, "--resume", "--frames", str(tmp_path / "photos"))]
+    small_spec.write_text(SMALL_SPEC.replace("height: 128", "height: 160"))
+    refusals.append(own.run(*arguments, "--resume"))
+    small_spec.write_text(SMALL_SPEC)
+    torch.save({key: value + 1 for key, value in read_state_dict(root / RAFT_FILE).items()}, root / RAFT_FILE)
+    refusals.append(own.run(*arguments, "--resume"))
+    for ended, says in zip(refusals, ("frames=others", "variant=raft_small_128 changed", "changed"), strict=True):
+        assert ended.returncode == 2, ended.stdout + ended.stderr
+        assert says in ended.stderr
+    assert (tmp_path / "out/r/results.jsonl").read_text() == before
+
+
 def test_an_output_that_is_not_finite_is_an_error_row_and_no_time_anywhere(
     suite: Suite, small_spec: Path, tmp_path: Path
 ) -> None:
