@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def commands(start: str) -> list[str]:
 
 
 def test_every_command_is_of_a_known_kind() -> None:
-    kinds = ("make ", "pytest bench_tests", "pytest-benchmark compare", "python -m tools.")
+    kinds = ("make ", ". .venv/bin/activate", "pytest bench_tests", "pytest-benchmark compare", "python -m tools.")
     assert all(command.startswith(kinds) for command in COMMANDS)
     assert {"make bench", "make test"} <= set(COMMANDS)
 
@@ -60,7 +61,9 @@ def _photos(suite: Suite) -> str:
 @pytest.mark.parametrize("command", commands("python -m tools."))
 def test_tools_take_the_options_that_are_shown(command: str) -> None:
     words = shlex.split(command)
-    help_text = subprocess.run([*words[:3], "--help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    help_text = subprocess.run(
+        [sys.executable, *words[1:3], "--help"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     for option in (word for word in words[3:] if word.startswith("-")):
         assert option in help_text
 
