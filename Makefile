@@ -11,7 +11,7 @@ ARGS ?=
 .PHONY: bench test lint clean
 
 bench: $(READY) $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
-	$(BIN)/python -m pytest bench_tests --models-root $(MODELS_ROOT) --benchmark-json=out/benchmark.json $(ARGS)
+	$(BIN)/python -m pytest bench_tests --models-root "$(MODELS_ROOT)" --benchmark-json=out/benchmark.json $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest meta_tests --timeout=600 $(ARGS)
