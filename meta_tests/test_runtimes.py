@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from fixtures.models import family
 from fixtures.precision import dtype_used, precision_class
 from fixtures.runtimes import Runtime, runtime_class
 from fixtures.spec import Dtype, Frame, Variant
-from fixtures.subject import Subject, device_inputs, load_subject
+from fixtures.subject import Branch, Subject, device_inputs, load_subject
 
 CPU = torch.device("cpu")
 MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=96)
@@ -82,6 +85,26 @@ def test_a_runtime_whose_load_fails_is_closed(subject: Subject) -> None:
     with pytest.raises(MemoryError), Failing(subject, []):
         pass
     assert closed == [True]
+
+
+def test_every_compilation_starts_with_an_empty_cache_and_leaves_none(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    small = replace(subject, module=cast(Branch, torch.nn.Hardtanh()))
+    folders = []
+    for _ in range(2):
+        torch._dynamo.utils.counters.clear()
+        with runtime_class("torch-compile")(small, [(torch.tensor([-2.0, 0.5]),)]) as runtime:
+            assert runtime.infer(0).tolist() == [-1.0, 0.5]
+            folders.append(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
+            assert any(folders[-1].rglob("*.py"))
+            assert Path(os.environ["TRITON_CACHE_DIR"]).parent == folders[-1]
+        assert torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"] == 0
+    assert folders[0] != folders[1]
+    assert not any(folder.exists() for folder in folders)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_frame_of_another_size_is_resized_inside(bundle_root: Path) -> None:
