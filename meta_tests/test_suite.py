@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from fixtures.checkpoint import read_state_dict
+from fixtures.environment import environment as environment_of
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment
 
 RAFT_FILE = "torch_cache/hub/checkpoints/raft_small_C_T_V2-01064c6d.pth"
@@ -150,22 +151,60 @@ def test_a_resumed_run_must_have_the_same_frames_spec_and_weights(
 ) -> None:
     root = Path(shutil.copytree(suite.models_root, tmp_path / "root"))
     own = Suite(tmp_path, root)
-    arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_latency and raft_small_128-b1")
+    photo = tmp_path / "photos" / "noise.png"
+    photo.parent.mkdir()
+    Image.effect_noise((64, 64), 60).save(photo)
+    arguments = ("--spec", str(small_spec), "--run-id", "r", "--frames", str(photo.parent), "-k", "raft_small_128-b1")
     assert own.run(*arguments).returncode == 0
-    before = (tmp_path / "out/r/results.jsonl").read_text()
+    files = ("out/r/results.jsonl", "out/r/memory.jsonl")
+    before = [(tmp_path / file).read_text() for file in files]
 
-    (tmp_path / "photos").mkdir()
-    Image.effect_noise((64, 64), 60).save(tmp_path / "photos" / "noise.png")
-    refusals = [own.run(*arguments, "--resume", "--frames", str(tmp_path / "photos"))]
-    small_spec.write_text(SMALL_SPEC.replace("height: 128", "height: 160"))
-    refusals.append(own.run(*arguments, "--resume"))
+    refusals = []
+    for changed in (("height: 128", "height: 160"), ("cpu_budget_s: 0.2", "cpu_budget_s: 0.3")):
+        small_spec.write_text(SMALL_SPEC.replace(*changed))
+        refusals.append(own.run(*arguments, "--resume"))
     small_spec.write_text(SMALL_SPEC)
-    torch.save({key: value + 1 for key, value in read_state_dict(root / RAFT_FILE).items()}, root / RAFT_FILE)
+    first_photo = photo.read_bytes()
+    Image.effect_noise((64, 64), 60).save(photo)
     refusals.append(own.run(*arguments, "--resume"))
-    for ended, says in zip(refusals, ("frames=others", "variant=raft_small_128 changed", "changed"), strict=True):
+    photo.write_bytes(first_photo)
+    others = {key: value + 1 for key, value in read_state_dict(root / RAFT_FILE).items()}
+    (root / RAFT_FILE).unlink()
+    refusals.append(own.run(*arguments[:-1], "midas_small_64-b1", "--resume"))
+    torch.save(others, root / RAFT_FILE)
+    refusals.append(own.run(*arguments, "--resume"))
+    (tmp_path / files[0]).unlink()  # the memory pass has been made with other weights too
+    refusals.append(own.run(*arguments, "--resume"))
+    (tmp_path / files[0]).write_text(before[0])
+    weights = f"weights={RAFT_FILE} changed"
+    says = ("variant=raft_small_128 changed", "protocol=", "frames=others", "file=missing", weights, weights)
+    for ended, said in zip(refusals, says, strict=True):
         assert ended.returncode == 2, ended.stdout + ended.stderr
-        assert says in ended.stderr
-    assert (tmp_path / "out/r/results.jsonl").read_text() == before
+        assert said in ended.stderr
+    assert [(tmp_path / file).read_text() for file in files] == before
+
+
+def test_a_resumed_run_keeps_the_variants_that_it_began_with(suite: Suite, small_spec: Path) -> None:
+    arguments = ("--run-id", "r", "-k", "test_latency and midas_small_64-b1", "--spec")
+    assert suite.run(*arguments, str(small_spec)).returncode == 0
+    began_with = summary_of(suite, "r")["run"]["variants"]
+    one = suite.folder / "one.yaml"
+    one.write_text("\n".join(line for line in SMALL_SPEC.splitlines() if "raft" not in line))
+    assert suite.run(*arguments, str(one), "--resume").returncode == 0
+    assert summary_of(suite, "r")["run"]["variants"] == began_with
+    assert began_with.keys() == {"midas_small_64", "raft_small_128"}
+
+
+@pytest.mark.parametrize("fact", ["torch_threads", "timm"])
+def test_a_resumed_run_must_be_on_the_same_machine(suite: Suite, small_spec: Path, fact: str) -> None:
+    folder = suite.folder / "out" / "r"
+    folder.mkdir(parents=True)
+    then = {**environment_of("cpu", None), fact: "another"}
+    header = {"run_id": "r", "complete": False, "environment": then, "cases": [], "table": {}}
+    (folder / "summary.json").write_text(json.dumps(header))
+    ended = suite.run("--spec", str(small_spec), "--resume", "-k", "raft_small_128-b1")
+    assert ended.returncode == 2
+    assert f": {fact}=" in ended.stderr
 
 
 def test_an_output_that_is_not_finite_is_an_error_row_and_no_time_anywhere(
