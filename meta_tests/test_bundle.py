@@ -32,8 +32,9 @@ def test_the_root_comes_from_the_option_or_the_environment(bundle_root: Path, mo
         Bundle.open(None)
     monkeypatch.setenv("DP_MODELS_ROOT", str(bundle_root))
     assert Bundle.open(None).root == bundle_root
-    with pytest.raises(InputError, match="--models-root: value=/nowhere"):
-        Bundle.open("/nowhere")
+    for unusable in ("/nowhere", __file__, "long" * 100):
+        with pytest.raises(InputError, match=f"--models-root: value={unusable}, expected a folder that exists"):
+            Bundle.open(unusable)
 
 
 def test_digests_are_of_the_file_and_tell_synthetic_ones(bundle: Bundle) -> None:
@@ -50,8 +51,11 @@ def test_a_real_file_in_a_synthetic_root_is_not_called_synthetic(bundle: Bundle)
     assert not bundle.weights(path).synthetic
 
 
-def test_a_damaged_marker_is_refused(bundle: Bundle) -> None:
-    (bundle.root / SYNTHETIC_MARKER).write_text("[]")
+@pytest.mark.parametrize("content", ["[]", "{", '{"files": {}}', '{"seed": 0, "warning": "", "files": {"a": []}}'])
+def test_a_damaged_marker_is_refused(bundle: Bundle, content: str) -> None:
+    (bundle.root / SYNTHETIC_MARKER).write_text(content)
+    with pytest.raises(InputError, match=r"SYNTHETIC\.json: content=unreadable"):
+        bundle.require_readable_marker()
     with pytest.raises(InputError, match=r"SYNTHETIC\.json: content=unreadable"):
         bundle.weights(locate_checkpoint(RAFT, bundle))
 
@@ -74,6 +78,12 @@ def test_the_official_name_wins_over_the_pattern(bundle: Bundle) -> None:
 def test_a_spec_may_name_the_checkpoint(bundle: Bundle) -> None:
     named = RAFT.model_copy(update={"checkpoint": "visual/mine.pth"})
     with pytest.raises(InputError, match=r"visual/mine\.pth: file=missing"):
+        locate_checkpoint(named, bundle)
+
+
+def test_a_name_that_no_file_can_have_is_refused(bundle: Bundle) -> None:
+    named = RAFT.model_copy(update={"checkpoint": "long" * 100})
+    with pytest.raises(InputError, match=r"file=File name too long, expected the official checkpoint\."):
         locate_checkpoint(named, bundle)
 
 

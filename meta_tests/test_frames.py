@@ -48,6 +48,11 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, folder: str) -> None
         frame_files(str(tmp_path / folder))
 
 
+def test_a_folder_that_cannot_be_looked_at_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--frames (long)+: folder=File name too long"):
+        frame_files("long" * 100)
+
+
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_text("no image")

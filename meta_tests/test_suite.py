@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -258,7 +259,8 @@ def test_the_memory_pass_alone_is_a_whole_run(suite: Suite, small_spec: Path) ->
 def test_frames_and_precision_of_the_command_line(suite: Suite, small_spec: Path) -> None:
     folder = suite.folder / "photos"
     folder.mkdir()
-    Image.effect_noise((200, 150), 60).convert("RGB").save(folder / "noise.png")
+    noise = os.fsdecode(b"noise\xff.png")
+    Image.effect_noise((200, 150), 60).convert("RGB").save(folder / noise)
     arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_latency and midas and b1")
     ended = suite.run(*arguments, "--frames", str(folder), "--dtype", "fp16")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -266,7 +268,7 @@ def test_frames_and_precision_of_the_command_line(suite: Suite, small_spec: Path
     assert case["id"] == "midas_small_64-b1-fp16-torch"
     assert (case["dtype_requested"], case["dtype_used"]) == ("fp16", "fp32")
     assert case["memory"]["source"] == "in_process"
-    assert summary_of(suite, "r")["run"]["frames"] == ["noise.png"]
+    assert summary_of(suite, "r")["run"]["frames"] == ["noise\ufffd.png"]
 
 
 def test_out_of_memory_is_a_row_and_the_run_goes_on(suite: Suite, tmp_path: Path) -> None:
@@ -295,6 +297,8 @@ def test_out_of_memory_is_a_row_and_the_run_goes_on(suite: Suite, tmp_path: Path
         (("--out", "/proc/nowhere"), "--out /proc/nowhere"),
         (("-n", "2"), "-n 2: processes=several, expected one process"),
         (("-k", "nothing_like_this"), "-k nothing_like_this: cases=0"),
+        (("--models-root", "{folder}/marker"), "SYNTHETIC.json: content=unreadable"),
+        (("--out", "{folder}/" + "long" * 100, "--resume"), "folder=File name too long"),
         (("--run-id", "../up"), "--run-id: value='../up'"),
         (("--resume",), "runs=0, expected a run to go on with"),
         (("--benchmark-json=/proc/nowhere/b.json",), "--benchmark-json /proc/nowhere/b.json"),
@@ -314,6 +318,8 @@ def test_bad_input_ends_with_one_message_and_code_2(
     if "truncated" in "".join(arguments):
         path = Path(shutil.copytree(suite.models_root, folder / "truncated")) / RAFT_FILE
         path.write_bytes(path.read_bytes()[:100_000])
+    if "marker" in "".join(arguments):
+        (Path(shutil.copytree(suite.models_root, folder / "marker")) / "SYNTHETIC.json").write_text("{")
     ended = suite.run("--spec", str(small_spec), *(argument.format(folder=folder) for argument in arguments))
     assert ended.returncode == 2, ended.stdout + ended.stderr
     (message,) = [line for line in ended.stderr.splitlines() if line.startswith("ERROR: ")]
