@@ -15,7 +15,7 @@ from fixtures.bundle import SYNTHETIC_MARKER, Bundle
 from fixtures.checkpoint import read_state_dict
 from fixtures.errors import InputError
 from fixtures.spec import Variant
-from fixtures.subject import locate_checkpoint, require_loadable
+from fixtures.subject import load_model, locate_checkpoint, require_loadable
 
 MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=64)
 RAFT = Variant(name="r", family="raft", model="raft_small", height=128, width=128)
@@ -104,10 +104,15 @@ def _with_another_shape(state_dict: dict[str, Tensor], first: str) -> None:
     state_dict[first] = state_dict[first][:1].clone()
 
 
+def _with_an_integer(state_dict: dict[str, Tensor], first: str) -> None:
+    state_dict[first] = state_dict[first].long()
+
+
 KEY_CHANGES = {
     "key missing": _without_first_key,
     "key unknown": _with_another_key,
     "other shape": _with_another_shape,
+    "an integer": _with_an_integer,
 }
 CONTENTS = {"code in a zip": {"weight": _Code()}, "no state dict": [torch.zeros(1)]}
 
@@ -146,6 +151,7 @@ def _break(path: Path, how: str) -> None:
         ("key missing", "1 keys missing, first 'feature_encoder"),
         ("key unknown", "1 keys unknown, first 'head.weight'"),
         ("other shape", "1 shapes differ, first 'feature_encoder"),
+        ("an integer", "weight' torch.int64 for torch.float32"),
     ],
 )
 def test_a_broken_checkpoint_is_refused_before_anything_is_measured(
@@ -171,6 +177,28 @@ def test_both_official_formats_are_read(bundle: Bundle, as_zip: bool) -> None:
     path = locate_checkpoint(RAFT, bundle)
     torch.save(read_state_dict(path), path, _use_new_zipfile_serialization=as_zip)
     require_loadable(RAFT, bundle)
+
+
+def test_a_counter_that_is_a_floating_number_is_refused(bundle: Bundle) -> None:
+    path = locate_checkpoint(MIDAS, bundle)
+    torch.save({key: value.float() for key, value in read_state_dict(path).items()}, path)
+    with pytest.raises(
+        InputError, match=r"dtypes differ, first '.*num_batches_tracked' torch\.float32 for torch\.int64"
+    ):
+        require_loadable(MIDAS, bundle)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_of_any_floating_dtype_become_float32(bundle: Bundle, dtype: torch.dtype) -> None:
+    path = locate_checkpoint(MIDAS, bundle)
+    stored = {
+        key: value.to(dtype) if value.dtype.is_floating_point else value for key, value in read_state_dict(path).items()
+    }
+    torch.save(stored, path)
+    require_loadable(MIDAS, bundle)
+    model = load_model(MIDAS, path)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    assert torch.isfinite(model(torch.zeros(1, 3, 64, 64))).all()
 
 
 def test_a_training_checkpoint_is_unwrapped(bundle: Bundle) -> None:
