@@ -66,6 +66,8 @@ def test_shipped_specs_load(path: Path) -> None:
         ("model: raft_small", "model: raft_small, checkpoint: ../../etc/passwd", 9, "inside the models root"),
         ("schema_version: 1", "schema_version: 2", 1, "schema_version=2, expected 1"),
         ("schema_version: 1", "? [a]\n: 1", 1, "key=a collection"),
+        ("dtype: fp32", 'dtype: fp32\nowner: "\\ud800"', 4, "text=half of a surrogate pair, expected Unicode"),
+        ("dtype: fp32", 'dtype: fp32\n"own\\udfffer": me', 4, "text=half of a surrogate pair"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_line(tmp_path: Path, old: str, new: str, line: int, says: str) -> None:
