@@ -75,7 +75,7 @@ def test_rows_tell_everything_again() -> None:
     reading = read_results(lines(*results))
     assert reading.results == results
     assert not reading.unusable
-    assert reading.run_id == "run"
+    assert reading.run_ids == ["run"]
 
 
 def test_a_record_refuses_what_json_cannot_hold() -> None:
@@ -95,6 +95,10 @@ def test_a_record_refuses_what_json_cannot_hold() -> None:
         ('{"model_branch": "m", "batch": true, "latency_ms": 1}', "row without batch"),
         ('{"model_branch": "m", "batch": 1}', "row without latency_ms"),
         ('{"model_branch": "m", "batch": 1, "latency_ms": NaN}', "row without latency_ms"),
+        ('{"model_branch": "m", "batch": 1, "latency_ms": 5e-324}', "row without latency_ms"),
+        ('{"model_branch": "m", "batch": 1, "latency_ms": 1' + "0" * 400 + "}", "row without latency_ms"),
+        ('{"model_branch": "m", "batch": 1' + "0" * 400 + ', "latency_ms": 1}', "row without batch"),
+        ('{"model_branch": "\\ud800", "batch": 1, "latency_ms": 1}', "line that is no JSON"),
         ('{"model_branch": "m", "batch": 1, "latency_ms": -1}', "row without latency_ms"),
         ('{"model_branch": "m", "batch": 1, "latency_ms": 1, "status": "fine"}', "row with unknown status (fine)"),
         ('{"bench": "other", "model_branch": "m", "batch": 1, "latency_ms": 1}', "row of another bench (other)"),
