@@ -106,10 +106,13 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:
-    """Before pytest-benchmark, a wrapper too, writes its JSON: whether the run is complete stands in there."""
+    """Around pytest-benchmark, a wrapper too, which writes its JSON: whether the run is complete stands in there."""
     if bench_session := session.config.stash.get(_SESSION, None):
         bench_session.finish(int(exitstatus))
-    return (yield)
+    result = yield
+    if bench_session:
+        bench_session.write_json_without_times()
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

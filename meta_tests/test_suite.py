@@ -19,6 +19,7 @@ from PIL import Image
 from fixtures.checkpoint import read_state_dict
 from fixtures.environment import environment as environment_of
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment
+from tools.summarize import summarize_file
 
 RAFT_FILE = "torch_cache/hub/checkpoints/raft_small_C_T_V2-01064c6d.pth"
 
@@ -247,13 +248,23 @@ def test_an_output_that_is_not_finite_is_an_error_row_and_no_time_anywhere(
 
 
 def test_the_memory_pass_alone_is_a_whole_run(suite: Suite, small_spec: Path) -> None:
-    ended = suite.run("--spec", str(small_spec), "--run-id", "r", "-k", "test_memory and raft_small_128-b1")
+    json_path = suite.folder / "bench.json"
+    json_path.write_text('{"benchmarks": ["of an earlier run"]}')
+    arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_memory and raft_small_128-b1")
+    ended = suite.run(*arguments, f"--benchmark-json={json_path}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "raft_small_128-b1-fp32-torch: memory " in ended.stdout
+    folder = suite.folder / "out" / "r"
+    written = [line.removeprefix("wrote ") for line in ended.stdout.splitlines() if line.startswith("wrote ")]
+    assert written == [str(folder / "memory.jsonl"), str(folder / "summary.json")]
     summary = summary_of(suite, "r")
     assert (summary["complete"], summary["cases"]) == (True, [])
-    (line,) = (suite.folder / "out" / "r" / "memory.jsonl").read_text().splitlines()
+    (line,) = (folder / "memory.jsonl").read_text().splitlines()
     assert json.loads(line)["status"] == "ok"
+    assert summary["memory_cases"] == [json.loads(line)]
+    document = json.loads(json_path.read_text())
+    assert (document["benchmarks"], document["pretriton"]["run_id"]) == ([], "r")
+    assert summarize_file(json_path).memory_cases[0].case_id == "raft_small_128-b1-fp32-torch"
 
 
 def test_frames_and_precision_of_the_command_line(suite: Suite, small_spec: Path) -> None:

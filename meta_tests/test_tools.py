@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fixtures.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
 from fixtures.checkpoint import read_state_dict
 from fixtures.errors import InputError
-from fixtures.records import Summary
+from fixtures.records import MemoryCase, Summary
 from fixtures.results import plain
 from fixtures.summary import summarize_case
 from meta_tests.conftest import ROOT
@@ -136,7 +136,9 @@ def test_two_runs_in_one_file_are_told_apart(rows: Path) -> None:
 def document() -> dict[str, Any]:
     timed, untimed = (plain(summarize_case(one)) for one in (case(), case(batch=8, rounds=0, status="oom")))
     entry = {"extra_info": {"case": timed}, "stats": {"data": [1e-3, 2e-3]}}
-    run = {"run_id": "run", "complete": True, "environment": {"gpu": "X"}, "run": {}, "cases_without_timing": [untimed]}
+    memory = plain(MemoryCase(case_id="m", status="ok"))
+    run = {"run_id": "run", "complete": True, "environment": {"gpu": "X"}, "run": {}}
+    run |= {"cases_without_timing": [untimed], "memory_cases": [memory]}
     return {"benchmarks": [entry], "pretriton": run}
 
 
@@ -145,6 +147,7 @@ def test_a_benchmark_json_has_timed_and_untimed_cases(tmp_path: Path) -> None:
     path.write_text(json.dumps(document()))
     summary = summarize_file(path)
     assert ([one.status for one in summary.cases], summary.complete, summary.unusable) == (["ok", "oom"], True, {})
+    assert summary.memory_cases == (MemoryCase(case_id="m", status="ok"),)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,7 @@ def test_a_benchmark_json_has_timed_and_untimed_cases(tmp_path: Path) -> None:
     [
         (("pretriton", "cases_without_timing"), {"a": 1}, "cases_without_timing that is no list"),
         (("pretriton", "cases_without_timing"), [7, {}], "case without timing that is no case"),
+        (("pretriton", "memory_cases"), [7], "memory of a case that is no case"),
         (("pretriton", "environment"), [1], "environment that is no dict"),
         (("pretriton", "run_id"), 7, "run_id that is no str"),
         (("pretriton", "run"), "r", "run that is no dict"),

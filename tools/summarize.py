@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from fixtures.errors import InputError
-from fixtures.records import CaseFacts, CaseSummary, Summary
+from fixtures.records import CaseFacts, CaseSummary, MemoryCase, Summary
 from fixtures.results import write_atomically
 from fixtures.rows import CaseResult, Reading, is_time, read_results
 from fixtures.summary import summarize
@@ -64,7 +64,7 @@ def summarize_file(file: Path, bench: str = "pretriton", run_id: str | None = No
         summary = _from_rows(file, read_results(text.splitlines(), bench, run_id))
     else:
         summary = _from_benchmarks(document)
-    if not summary.cases:
+    if not summary.cases and not summary.memory_cases:
         found = "; ".join(f"{count} x {reason}" for reason, count in summary.unusable.items()) or "nothing"
         raise InputError(str(file), f"usable cases=0 ({found})", "rows of this suite", "Name another file.")
     return summary
@@ -102,21 +102,25 @@ def _from_benchmarks(document: dict[str, Any]) -> Summary:
     run = _typed(document, "pretriton", dict, unusable) or {}
     untimed = _typed(run, "cases_without_timing", list, unusable) or []
     untimed = _usable(map(_untimed, untimed), "case without timing that is no case", unusable)
+    memory = _typed(run, "memory_cases", list, unusable) or []
+    memory = _usable(map(_memory, memory), "memory of a case that is no case", unusable)
     return summarize(
         [*timed, *untimed],
         run_id=_typed(run, "run_id", str, unusable),
         complete=run.get("complete") is True,
         environment=_typed(run, "environment", dict, unusable) or {},
         run=_typed(run, "run", dict, unusable) or {},
+        memory_cases=tuple(memory),
         unusable=dict(unusable),
     )
 
 
-def _usable(results: Iterable[CaseResult | None], reason: str, unusable: Counter[str]) -> list[CaseResult]:
-    found = list(results)
-    if None in found:
-        unusable[reason] = found.count(None)
-    return [result for result in found if result is not None]
+def _usable(found: Iterable[T | None], reason: str, unusable: Counter[str]) -> list[T]:
+    """What was found, without what could not be read, which is counted."""
+    entries = list(found)
+    if None in entries:
+        unusable[reason] = entries.count(None)
+    return [entry for entry in entries if entry is not None]
 
 
 def _typed(record: dict[str, Any], key: str, kind: type[T], unusable: Counter[str]) -> T | None:
@@ -141,6 +145,13 @@ def _timed(entry: Any) -> CaseResult | None:
 def _untimed(case: Any) -> CaseResult | None:
     facts = _facts(case)
     return CaseResult(facts) if facts else None
+
+
+def _memory(case: Any) -> MemoryCase | None:
+    try:
+        return MemoryCase.model_validate(case)
+    except ValidationError:
+        return None
 
 
 def _facts(case: Any) -> CaseFacts | None:
