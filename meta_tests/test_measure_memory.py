@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -15,8 +19,10 @@ from fixtures.frames import frame_files
 from fixtures.measure import memory
 from fixtures.measure.memory import ProbeRequest, measure_memory
 from fixtures.measure.out_of_memory import is_out_of_memory
+from fixtures.nvml import Gpu
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
+from meta_tests.conftest import ROOT
 
 
 def request_for(bundle_root: Path, batch: int = 1, size: int = 128) -> ProbeRequest:
@@ -65,6 +71,50 @@ def test_a_process_that_the_kernel_kills_was_out_of_memory(bundle_root: Path, mo
     monkeypatch.setattr(memory, "_probe", _end_early)
     ended = measure_memory(request_for(bundle_root))
     assert (ended.status, ended.error) == ("error", "the process of the memory pass ended with code 3")
+
+
+def test_a_process_does_not_outlive_the_run_that_started_it(bundle_root: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "frame.png"
+    os.mkfifo(pipe)  # the probe waits for its content
+    program = (
+        "from dataclasses import replace; from pathlib import Path; from meta_tests.test_measure_memory import *\n"
+        f"measure_memory(replace(request_for(Path({str(bundle_root)!r})), frame_files=(Path({str(pipe)!r}),)))"
+    )
+    run = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    with pipe.open("wb", buffering=0) as writer:  # the probe has opened the other end when this returns
+        run.kill()
+        run.wait()
+        other_end = select.poll()
+        other_end.register(writer, 0)  # reports only that nobody reads any more
+        assert other_end.poll(30_000) == [(writer.fileno(), select.POLLERR)]
+
+
+class _SharedGpu:
+    """A GPU on which our process appears with its context, and another one comes and goes."""
+
+    def __init__(self, *seen: set[int]) -> None:
+        self._seen = iter(seen)
+
+    def used_mb(self) -> float:
+        return 100.0
+
+    def compute_processes(self) -> frozenset[int]:
+        return frozenset(next(self._seen))
+
+
+@pytest.mark.parametrize(
+    ("seen", "notes"),
+    [
+        (({7}, {7, 1}, {7, 1}), ("memory: 1 foreign process(es) on the GPU",)),
+        ((set(), {1}, {1, 8, 9}), ("memory: 2 foreign process(es) on the GPU",)),
+        ((set(), {1}, {1}), ()),
+    ],
+)
+def test_foreign_processes_during_the_stages_are_noted(seen: tuple[set[int], ...], notes: tuple[str, ...]) -> None:
+    stages = memory._Stages(cast(Gpu, _SharedGpu(*seen)))
+    for stage in ("before", "context", "steady"):
+        stages.read(stage)
+    assert stages.notes() == notes
 
 
 @pytest.mark.parametrize(

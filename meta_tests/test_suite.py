@@ -266,6 +266,14 @@ def test_the_memory_pass_alone_is_a_whole_run(suite: Suite, small_spec: Path) ->
     assert (document["benchmarks"], document["pretriton"]["run_id"]) == ([], "r")
     assert summarize_file(json_path).memory_cases[0].case_id == "raft_small_128-b1-fp32-torch"
 
+    noted = {**json.loads(line), "notes": ["memory: 1 foreign process(es) on the GPU"]}
+    (folder / "memory.jsonl").write_text(json.dumps(noted) + "\n")
+    ended = suite.run(*arguments[:-1], "raft_small_128-b1", "--resume")
+    (case,) = summary_of(suite, "r")["cases"]
+    assert case["notes"][0] == noted["notes"][0]
+    assert f"{case['id']}: {noted['notes'][0]}" in ended.stdout
+    assert summary_of(suite, "r")["memory_cases"] == []
+
 
 def test_frames_and_precision_of_the_command_line(suite: Suite, small_spec: Path) -> None:
     folder = suite.folder / "photos"
