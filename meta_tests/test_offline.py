@@ -30,11 +30,12 @@ def test_the_network_refuses_by_name_and_by_address() -> None:
 
 def test_this_machine_can_be_reached() -> None:
     offline.shut_network()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        socket.create_connection(server.getsockname()).close()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert client.getpeername() == server.getsockname()
     here, there = socket.socketpair()
-    here.close()
-    there.close()
+    with here, there:
+        here.sendall(b"reached")
+        assert there.recv(7) == b"reached"
 
 
 def test_caches_lie_under_the_root_and_hubs_stay_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,25 @@ def test_a_bundle_is_never_written_over(bundle_root: Path) -> None:
         make_bundle(bundle_root, 0)
 
 
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with pytest.raises(InputError, match="link: path=exists, expected a new or empty folder"):
+        make_bundle(tmp_path / "link", 0)
+
+
+def test_a_full_disk_ends_with_one_message_and_leaves_nothing(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m tools.make_bundle --model raft_small --out {tmp_path / 'b'}"
+    limited = ["bash", "-c", f"ulimit -f 100; exec {command}"]
+    ended = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert (
+        "folder=raft_small_C_T_V2-01064c6d.pth could not be written whole, expected a writable folder" in ended.stderr
+    )
+    assert "Traceback" not in ended.stderr
+    assert not any(tmp_path.iterdir())
+
+
 def test_bad_arguments_end_with_one_message_and_code_2(tmp_path: Path) -> None:
     ended = tool("make_bundle", "--out", str(tmp_path / "b"), "--model", "DPT_Huge")
     assert ended.returncode == 2

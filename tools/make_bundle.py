@@ -8,6 +8,7 @@ Latencies measured with it count; outputs mean nothing. SYNTHETIC.json says so, 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from fixtures import registry
 from fixtures.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
-from fixtures.errors import InputError
+from fixtures.errors import InputError, system_errors
 from fixtures.models import Family, family
 from fixtures.records import SyntheticMarker
 from fixtures.results import write_atomically
@@ -47,22 +48,20 @@ def make_bundle(out: Path, seed: int, models: list[str] | None = None) -> dict[s
         models: names as in a spec; the baseline when None.
 
     Raises:
-        InputError: the folder exists, cannot be written, or a model is unknown.
+        InputError: the folder exists, cannot be written, has no room, or a model is unknown.
     """
     chosen = _chosen(models)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}", "path=exists", "a new or empty folder", "Choose another, or remove it.")
-    try:
+    with system_errors(f"--out {out}", "folder", "a writable folder with room for the bundle", "Choose another."):
+        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+            raise InputError(f"--out {out}", "path=exists", "a new or empty folder", "Choose another, or remove it.")
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"--out {out}", f"folder={error.strerror}", "a writable folder", "Choose another.") from None
-    try:
-        files = _write(beside, chosen, seed)
-        beside.chmod(0o777 & ~_umask())
-        beside.replace(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            files = _write(beside, chosen, seed)
+            beside.chmod(0o777 & ~_umask())
+            beside.replace(out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     return files
 
 
@@ -85,11 +84,18 @@ def _write(root: Path, chosen: list[tuple[Family, str]], seed: int) -> dict[str,
         with torch.device("meta"):
             module = branches.build(name, 384, 384)
         path = root / branches.models[name].checkpoint
-        torch.save(_synthetic_state_dict(module, seed), path)
+        _save(_synthetic_state_dict(module, seed), path)
         files[branches.models[name].checkpoint] = bundle.weights(path).sha256
     marker = SyntheticMarker(seed=seed, warning="random weights: outputs mean nothing", files=files)
     write_atomically(root / SYNTHETIC_MARKER, marker.model_dump_json(indent=2) + "\n")
     return files
+
+
+def _save(state_dict: dict[str, Tensor], path: Path) -> None:
+    try:
+        torch.save(state_dict, path)
+    except RuntimeError:  # torch's writer, which keeps to itself what the operating system said
+        raise OSError(errno.EIO, f"{path.name} could not be written whole") from None
 
 
 def _synthetic_state_dict(module: nn.Module, seed: int) -> dict[str, Tensor]:
