@@ -23,8 +23,9 @@ _SESSION = pytest.StashKey[BenchSession]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pretriton", "measuring fixed branches")
     group.addoption("--spec", help="YAML spec (default: the one in specs/ for the device)")
-    group.addoption("--device", choices=("auto", "cuda", "cpu"), default="auto")
-    group.addoption("--dtype", choices=("fp32", "tf32", "fp16"), help="precision class, instead of the spec's")
+    # No `choices`: pytest would refuse a wrong value itself, in its own words and with its own exit code.
+    group.addoption("--device", metavar="auto|cuda|cpu", default="auto")
+    group.addoption("--dtype", metavar="fp32|tf32|fp16", help="precision class, instead of the spec's")
     group.addoption("--models-root", help="folder of the checkpoints (default: DP_MODELS_ROOT)")
     group.addoption("--offline", action=argparse.BooleanOptionalAction, default=True, help="refuse the network")
     group.addoption("--frames", metavar="DIR", help="PNG or JPEG files (default: photographs of scikit-image)")
