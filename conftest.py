@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 
-from fixtures.cases import Case
+from fixtures.cases import Case, Export
 from fixtures.errors import InputError
+from fixtures.export.gate import Gate
 from fixtures.session import pytest_plugin
 from fixtures.session.bench import Bench
-from fixtures.session.plan import Options
-from fixtures.session.pytest_plugin import BenchSession
+from fixtures.session.export_session import EXPORT_TESTS, ExportSession, ParityCase
+from fixtures.session.pytest_plugin import BENCH_TESTS, BenchSession
+from fixtures.session.setup import Options
 
 _SESSION = pytest.StashKey[BenchSession]()
+_EXPORTS = pytest.StashKey[ExportSession]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("pretriton", "measuring fixed branches")
+    group = parser.getgroup("pretriton", "measuring and exporting fixed branches")
     group.addoption("--spec", help="YAML spec (default: the one in specs/ for the device)")
     # No `choices`: pytest would refuse a wrong value itself, in its own words and with its own exit code.
     group.addoption("--device", metavar="auto|cuda|cpu", default="auto")
@@ -32,6 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--out", metavar="DIR", default="out", help="where runs are kept (default: out)")
     group.addoption("--run-id", help="name of the run's folder (default: date, device and process)")
     group.addoption("--resume", action="store_true", help="go on with --run-id, or with the newest run")
+    group.addoption("--onnx-dir", metavar="DIR", default="models/optimized", help="where exported files are published")
+    group.addoption("--target-python", metavar="FILE", help="interpreter whose ONNX Runtime has to load the files too")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,28 +54,41 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA GPU; skipped, by name, where there is none")
-    if pytest_plugin.wants_bench(config):
-        with pytest_plugin.usage_errors():
+    config.addinivalue_line("markers", "on_cuda: a check of the gate that needs --device cuda")
+    config.addinivalue_line("markers", "on_target: a check of the gate that needs --target-python")
+    with pytest_plugin.usage_errors():
+        if pytest_plugin.wants(config, BENCH_TESTS):
             config.stash[_SESSION] = BenchSession.prepare(config, _options(config))
+        if pytest_plugin.wants(config, EXPORT_TESTS):
+            pytest_plugin.refuse_xdist(config)
+            config.stash[_EXPORTS] = ExportSession.prepare(_options(config))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    session = config.stash.get(_SESSION, None)
-    return session.header() if session else []
+    sessions = (config.stash.get(_SESSION, None), config.stash.get(_EXPORTS, None))
+    return [line for session in sessions if session for line in session.header()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         cases = metafunc.config.stash[_SESSION].plan.cases
         metafunc.parametrize("case", [case.id for case in cases], indirect=True)
+    if "export" in metafunc.fixturenames:
+        exports = metafunc.config.stash[_EXPORTS].exports
+        metafunc.parametrize("export", [export.id for export in exports], indirect=True)
+    if "parity_case" in metafunc.fixturenames:
+        parity_cases = metafunc.config.stash[_EXPORTS].parity_cases
+        metafunc.parametrize("parity_case", [case.id for case in parity_cases], indirect=True)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     pytest_plugin.skip_gpu_tests(items)
-    if session := config.stash.get(_SESSION, None):
-        with pytest_plugin.usage_errors():
+    with pytest_plugin.usage_errors():
+        if session := config.stash.get(_SESSION, None):
             session.select(items)
+        if exports := config.stash.get(_EXPORTS, None):
+            exports.select(items, collect_only=config.option.collectonly)
 
 
 @pytest.fixture(name="case")
@@ -83,6 +101,26 @@ def _bench(request: pytest.FixtureRequest) -> Generator[Bench, None, None]:
     session = request.config.stash[_SESSION]
     yield session.bench
     session.between_tests()
+
+
+@pytest.fixture(name="export")
+def _export(request: pytest.FixtureRequest) -> Export:
+    return request.config.stash[_EXPORTS].export(request.param)
+
+
+@pytest.fixture(name="parity_case")
+def _parity_case(request: pytest.FixtureRequest) -> ParityCase:
+    return request.config.stash[_EXPORTS].parity_case(request.param)
+
+
+@pytest.fixture(name="exports")
+def _exports(request: pytest.FixtureRequest) -> ExportSession:
+    return request.config.stash[_EXPORTS]
+
+
+@pytest.fixture(name="gate")
+def _gate(export: Export, exports: ExportSession) -> Gate:
+    return exports.gate(export)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -110,6 +148,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     """Around pytest-benchmark, a wrapper too, which writes its JSON: whether the run is complete stands in there."""
     if bench_session := session.config.stash.get(_SESSION, None):
         bench_session.finish(int(exitstatus))
+    if exports := session.config.stash.get(_EXPORTS, None):
+        exports.close()
     result = yield
     if bench_session:
         bench_session.write_json_without_times()
@@ -119,6 +159,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if session := terminalreporter.config.stash.get(_SESSION, None):
         session.report(terminalreporter)
+    exports = terminalreporter.config.stash.get(_EXPORTS, None)
+    if exports and exports.published:
+        terminalreporter.section("published")
+        for line in exports.report():
+            terminalreporter.write_line(line)
 
 
 def _options(config: pytest.Config) -> Options:
@@ -132,4 +177,6 @@ def _options(config: pytest.Config) -> Options:
         out=str(Path(config.invocation_params.dir) / config.getoption("--out")),
         run_id=config.getoption("--run-id"),
         resume=config.getoption("--resume"),
+        onnx_dir=str(Path(config.invocation_params.dir) / config.getoption("--onnx-dir")),
+        target_python=config.getoption("--target-python"),
     )

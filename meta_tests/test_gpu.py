@@ -26,8 +26,9 @@ from fixtures.nvml import Gpu
 from fixtures.precision import precision_class
 from fixtures.runtimes import Runtime, runtime_class
 from fixtures.spec import Dtype, Variant
-from fixtures.subject import Subject, device_inputs, load_subject
+from fixtures.subject import TorchSubject, device_inputs
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite
+from meta_tests.loading import torch_subject
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
@@ -42,13 +43,13 @@ def _free_memory() -> Iterator[None]:
     torch.cuda.empty_cache()
 
 
-def entered(root: Path, variant: Variant, name: str, batch: int = 1, dtype: Dtype = "fp16") -> Runtime:
-    subject = load_subject(variant, dtype, DEVICE, Bundle(root))
+def entered(root: Path, variant: Variant, name: str, batch: int = 1, dtype: Dtype = "fp16") -> Runtime[Any]:
+    subject = torch_subject(variant, dtype, DEVICE, Bundle(root))
     inputs = device_inputs(subject, Case(variant, batch, dtype, name), frame_files(None), protocol.INPUT_SETS)
     return runtime_class(name)(subject, inputs)
 
 
-def timed(runtime: Runtime, batch: int = 1) -> timing.Timing:
+def timed(runtime: Runtime[Any], batch: int = 1) -> timing.Timing:
     with precision_class(runtime.subject.dtype_used):
         plan = protocol_for("cuda", spec.Protocol())
         return timing.time_runtime(runtime, batch, plan, None, lambda _: None)
@@ -210,7 +211,7 @@ def test_a_subject_is_loaded_once_for_its_batches_and_runtimes(bundle_root: Path
 
 
 def test_a_loaded_subject_lives_on_the_device(bundle_root: Path) -> None:
-    subject: Subject = load_subject(RAFT, "fp16", DEVICE, Bundle(bundle_root))
+    subject: TorchSubject = torch_subject(RAFT, "fp16", DEVICE, Bundle(bundle_root))
     tensors = [*subject.module.parameters(), *subject.module.buffers()]
     assert tensors
     assert all(tensor.device == DEVICE for tensor in tensors)

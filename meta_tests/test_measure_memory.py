@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import signal
@@ -30,7 +31,7 @@ def request_for(bundle_root: Path, batch: int = 1, size: int = 128) -> ProbeRequ
     bundle = Bundle(bundle_root)
     weights = bundle.weights(locate_checkpoint(variant, bundle))
     case = Case(variant, batch, "fp32", "torch")
-    return ProbeRequest(case, bundle_root, weights, frame_files(None), "cpu", offline=True)
+    return ProbeRequest(case, bundle_root, weights, bundle_root, frame_files(None), "cpu", offline=True)
 
 
 def test_stages_of_a_cpu_case(bundle_root: Path) -> None:
@@ -51,7 +52,7 @@ def test_memory_that_no_machine_has_is_a_result(bundle_root: Path) -> None:
 
 def test_an_error_in_the_process_comes_back_in_words(bundle_root: Path, tmp_path: Path) -> None:
     request = request_for(bundle_root)
-    lost = ProbeRequest(request.case, tmp_path, request.weights, request.frame_files, "cpu", offline=True)
+    lost = dataclasses.replace(request, models_root=tmp_path)
     measured = measure_memory(lost)
     assert measured.status == "error"
     assert "InputError" in str(measured.error)

@@ -17,9 +17,10 @@ from fixtures.errors import OutputError
 from fixtures.frames import frame_files
 from fixtures.models import family
 from fixtures.precision import dtype_used, precision_class
-from fixtures.runtimes import Runtime, runtime_class
+from fixtures.runtimes import Runtime, TorchRuntime, runtime_class
 from fixtures.spec import Dtype, Frame, Variant
-from fixtures.subject import Branch, Subject, device_inputs, load_subject
+from fixtures.subject import Branch, TorchSubject, device_inputs
+from meta_tests.loading import torch_subject
 
 CPU = torch.device("cpu")
 MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=96)
@@ -27,13 +28,13 @@ RAFT = Variant(name="r", family="raft", model="raft_small", height=128, width=12
 
 
 @pytest.fixture(scope="module")
-def subject(bundle_root: Path) -> Subject:
-    return load_subject(RAFT, "fp16", CPU, Bundle(bundle_root))
+def subject(bundle_root: Path) -> TorchSubject:
+    return torch_subject(RAFT, "fp16", CPU, Bundle(bundle_root))
 
 
 def test_the_name_of_a_file_is_the_name_of_a_plug_in() -> None:
     assert registry.names("models") == ("midas", "raft")
-    assert registry.names("runtimes") == ("torch", "torch-compile", "torch-graph")
+    assert registry.names("runtimes") == ("onnxruntime", "onnxruntime-graph", "torch", "torch-compile", "torch-graph")
     for name in registry.names("runtimes"):
         assert issubclass(runtime_class(name), Runtime)
     assert runtime_class("torch-graph").needs_cuda
@@ -53,7 +54,7 @@ def test_a_new_family_is_one_new_file(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert family("edges").unit == "frame_pair"
 
 
-def test_eager_is_the_module(subject: Subject) -> None:
+def test_eager_is_the_module(subject: TorchSubject) -> None:
     inputs = device_inputs(subject, Case(RAFT, 2, "fp16", "torch"), frame_files(None), 2)
     with runtime_class("torch")(subject, inputs) as runtime, torch.inference_mode():
         for index in range(2):
@@ -62,17 +63,17 @@ def test_eager_is_the_module(subject: Subject) -> None:
             assert torch.equal(output, subject.module(*inputs[index]))
 
 
-def test_nothing_happens_before_entering(subject: Subject) -> None:
+def test_nothing_happens_before_entering(subject: TorchSubject) -> None:
     for name in registry.names("runtimes"):
         own = vars(runtime_class(name)(subject, []))
         assert own.pop("subject") is subject
         assert not any(own.values())
 
 
-def test_a_runtime_whose_load_fails_is_closed(subject: Subject) -> None:
+def test_a_runtime_whose_load_fails_is_closed(subject: TorchSubject) -> None:
     closed = []
 
-    class Failing(Runtime):
+    class Failing(TorchRuntime):
         def load(self) -> None:
             raise MemoryError
 
@@ -88,7 +89,7 @@ def test_a_runtime_whose_load_fails_is_closed(subject: Subject) -> None:
 
 
 def test_every_compilation_starts_with_an_empty_cache_and_leaves_none(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: TorchSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     small = replace(subject, module=cast(Branch, torch.nn.Hardtanh()))
@@ -109,7 +110,7 @@ def test_every_compilation_starts_with_an_empty_cache_and_leaves_none(
 
 def test_a_frame_of_another_size_is_resized_inside(bundle_root: Path) -> None:
     variant = MIDAS.model_copy(update={"frame": Frame(height=90, width=160)})
-    subject = load_subject(variant, "fp32", CPU, Bundle(bundle_root))
+    subject = torch_subject(variant, "fp32", CPU, Bundle(bundle_root))
     inputs = device_inputs(subject, Case(variant, 1, "fp32", "torch"), frame_files(None), 1)
     assert inputs[0][0].shape == (1, 90, 160, 3)
     with torch.inference_mode():
@@ -118,7 +119,7 @@ def test_a_frame_of_another_size_is_resized_inside(bundle_root: Path) -> None:
 
 def test_outputs_of_synthetic_weights_have_spread(bundle_root: Path) -> None:
     for variant in (MIDAS, RAFT):
-        subject = load_subject(variant, "fp32", CPU, Bundle(bundle_root))
+        subject = torch_subject(variant, "fp32", CPU, Bundle(bundle_root))
         inputs = device_inputs(subject, Case(variant, 2, "fp32", "torch"), frame_files(None), 1)
         with torch.inference_mode():
             output = subject.module(*inputs[0])
@@ -135,7 +136,7 @@ def test_outputs_of_synthetic_weights_have_spread(bundle_root: Path) -> None:
     ],
     ids=["dtype", "shape", "nan", "one column infinite"],
 )
-def test_an_output_that_is_no_result_is_refused(subject: Subject, output: torch.Tensor, says: str) -> None:
+def test_an_output_that_is_no_result_is_refused(subject: TorchSubject, output: torch.Tensor, says: str) -> None:
     with pytest.raises(OutputError) as caught:
         subject.check_output(output, 1)
     assert says in str(caught.value)
@@ -164,10 +165,10 @@ def test_a_precision_class_means_matmuls_and_convolutions(dtype: Dtype, matmul: 
     assert before == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
 
 
-def test_the_signature_changes_with_what_changes_the_function(bundle_root: Path, subject: Subject) -> None:
+def test_the_signature_changes_with_what_changes_the_function(bundle_root: Path, subject: TorchSubject) -> None:
     bundle = Bundle(bundle_root)
-    same = load_subject(RAFT, "fp32", CPU, bundle)
-    renamed = load_subject(RAFT.model_copy(update={"name": "other"}), "fp32", CPU, bundle)
-    larger = load_subject(RAFT.model_copy(update={"height": 160}), "fp32", CPU, bundle)
+    same = torch_subject(RAFT, "fp32", CPU, bundle)
+    renamed = torch_subject(RAFT.model_copy(update={"name": "other"}), "fp32", CPU, bundle)
+    larger = torch_subject(RAFT.model_copy(update={"height": 160}), "fp32", CPU, bundle)
     assert subject.signature == same.signature == renamed.signature
     assert larger.signature != same.signature

@@ -1,0 +1,17 @@
+"""Subjects for tests that need no whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fixtures.bundle import Bundle
+from fixtures.cases import Case
+from fixtures.spec import Dtype, Variant
+from fixtures.subject import Sources, TorchSubject, load_torch_subject
+
+
+def torch_subject(variant: Variant, dtype: Dtype, device: torch.device, bundle: Bundle) -> TorchSubject:
+    """A variant as the torch runtimes run it."""
+    return load_torch_subject(Case(variant, 1, dtype, "torch"), device, Sources(bundle, Path("no files needed")))

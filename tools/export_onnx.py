@@ -1,0 +1,117 @@
+"""Export one branch as ONNX, judge it, and publish it with its entry in manifest.json; exit 1 if the gate fails.
+
+python -m tools.export_onnx --family midas --model DPT_Hybrid --height 384 --width 384 --out FILE --models-root DIR
+
+The same code and the same gate as `pytest export_tests`, for one file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from fixtures import target
+from fixtures.cases import Export, exports_of
+from fixtures.export.gate import Gate, GateError, GateSettings
+from fixtures.export.parity_inputs import parity_inputs
+from fixtures.export.reference import Reference
+from fixtures.records import FileRecord
+from fixtures.session.setup import Options, Setup, choose_device, setup_of
+from fixtures.spec import spec_from
+from fixtures.subject import locate_checkpoint, require_loadable
+from tools import command_line
+
+
+def main() -> int:
+    """Parse the command line, export, say what was published or why not."""
+    arguments = _parsed()
+    setup = _setup(arguments)
+    export = exports_of(setup.spec)[0]
+    try:
+        record = _publish(setup, export, arguments)
+    except GateError as error:
+        print(f"{arguments.out} is not published:\n{error}", file=sys.stderr)
+        return 1
+    print(f"published {arguments.out}: {record.size_bytes / 1024**2:.1f} MiB, sha256 {record.sha256}")
+    for hop in record.waterfall:
+        print(f"  {hop.hop}: error {hop.error:.2e}, of which this hop {hop.added:.2e}")
+    return 0
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--height", type=int, required=True, help="of the model's input in pixels")
+    parser.add_argument("--width", type=int, required=True)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--precision", default="fp32", help="fp32, tf32 or fp16 (default: fp32)")
+    parser.add_argument("--out", type=Path, required=True, help="file to publish; manifest.json goes beside it")
+    parser.add_argument("--models-root", help="folder of the checkpoints (default: DP_MODELS_ROOT)")
+    parser.add_argument("--checkpoint", help="file under it, instead of the official name")
+    parser.add_argument("--triton", default=target.OLDEST, help=f"release to export for (default: {target.OLDEST})")
+    parser.add_argument("--device", default="auto", help="auto, cuda or cpu: where to judge beside the CPU")
+    parser.add_argument("--frames", help="folder of photographs to judge on")
+    parser.add_argument("--target-python", help="interpreter whose ONNX Runtime has to load the file too")
+    parser.add_argument("--offline", action=argparse.BooleanOptionalAction, default=True, help="refuse the network")
+    return parser.parse_args()
+
+
+def _setup(arguments: argparse.Namespace) -> Setup:
+    """A spec of one variant, checked by the rules of every spec."""
+    variant: dict[str, Any] = {
+        "name": "branch",
+        "family": arguments.family,
+        "model": arguments.model,
+        "height": arguments.height,
+        "width": arguments.width,
+        "checkpoint": arguments.checkpoint,
+    }
+    where = "command line"
+    spec = spec_from(
+        {
+            "schema_version": 1,
+            "name": "command_line",
+            "dtype": arguments.precision,
+            "runtimes": ["onnxruntime"],
+            "batches": [arguments.batch],
+            "target": {"triton": arguments.triton},
+            "variants": [variant],
+        },
+        where,
+    )
+    options = Options(
+        models_root=arguments.models_root,
+        offline=arguments.offline,
+        frames=arguments.frames,
+        target_python=arguments.target_python,
+    )
+    device_type, why = choose_device(arguments.device)
+    return setup_of(options, spec, Path(where), why, device_type)
+
+
+def _publish(setup: Setup, export: Export, arguments: argparse.Namespace) -> FileRecord:
+    variant = export.variant
+    require_loadable(variant, setup.bundle)
+    weights = setup.bundle.weights(locate_checkpoint(variant, setup.bundle))
+    reference = Reference(variant, weights.path, parity_inputs(setup.frame_files, variant))
+    settings = GateSettings(
+        folder=arguments.out.parent,
+        name=arguments.out.name,
+        triton=setup.spec.target.triton,
+        on_cuda=setup.device.type == "cuda",
+        target_python=Path(arguments.target_python) if arguments.target_python else None,
+        reproduce=shlex.join(["python", "-m", "tools.export_onnx", *sys.argv[1:]]),
+    )
+    gate = Gate(export, reference, weights, settings)
+    try:
+        return gate.publish()
+    finally:
+        gate.close()
+
+
+if __name__ == "__main__":
+    command_line.run(main)
