@@ -1,4 +1,4 @@
-# Two commands: `make bench` runs the main job, `make test` the suite's own tests. Both set up what they need.
+# `make bench` measures, `make export` exports and gates, `make test` runs the suite's own tests. Each sets up what it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,11 +7,22 @@ READY := $(VENV)/.ready
 SYNTHETIC := .cache/synthetic_bundle
 MODELS_ROOT := $(or $(DP_MODELS_ROOT),$(SYNTHETIC))
 ARGS ?=
+# The oldest ONNX Runtime that an exported file has to load in: the one of Triton 24.08.
+OLDEST := .venv-onnxruntime-1.18.1
 
-.PHONY: bench test lint clean
+.PHONY: bench export oldest-env test lint clean
 
 bench: $(READY) $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
 	$(BIN)/python -m pytest bench_tests --models-root "$(MODELS_ROOT)" --benchmark-json=out/benchmark.json $(ARGS)
+
+export: $(READY) $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
+	$(BIN)/python -m pytest export_tests --models-root "$(MODELS_ROOT)" $(ARGS)
+
+oldest-env: $(OLDEST)/bin/python
+
+$(OLDEST)/bin/python:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check onnxruntime==1.18.1 'numpy<2'
 
 test: $(READY)
 	$(BIN)/python -m pytest meta_tests --timeout=600 $(ARGS)
@@ -33,4 +44,4 @@ $(SYNTHETIC)/SYNTHETIC.json: $(READY)
 	$(BIN)/python -m tools.make_bundle --out $(SYNTHETIC) --seed 0
 
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) $(OLDEST) .cache

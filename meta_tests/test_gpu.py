@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 
 from fixtures import spec
-from fixtures.bundle import Bundle
-from fixtures.cases import Case
+from fixtures.bundle import Bundle, Weights
+from fixtures.cases import Case, Export
+from fixtures.export.exporter import write_model
+from fixtures.export.gate import Gate, GateError, GateSettings, Make
+from fixtures.export.parity_inputs import parity_inputs
+from fixtures.export.reference import Reference
 from fixtures.frames import frame_files
 from fixtures.measure import protocol, timing
 from fixtures.measure.device_state import DeviceState
@@ -26,7 +31,7 @@ from fixtures.nvml import Gpu
 from fixtures.precision import precision_class
 from fixtures.runtimes import Runtime, runtime_class
 from fixtures.spec import Dtype, Variant
-from fixtures.subject import TorchSubject, device_inputs
+from fixtures.subject import Sources, TorchSubject, device_inputs, locate_checkpoint
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite
 from meta_tests.loading import torch_subject
 
@@ -35,6 +40,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 DEVICE = torch.device("cuda", 0)
 MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=256, width=256, channels_last=True)
 RAFT = Variant(name="r", family="raft", model="raft_small", height=256, width=256)
+SMALL_MIDAS = Variant(name="sm", family="midas", model="MiDaS_small", height=64, width=96)
+SMALL_RAFT = Variant(name="sr", family="raft", model="raft_small", height=128, width=128)
 
 
 @pytest.fixture(autouse=True)
@@ -215,4 +222,73 @@ def test_a_loaded_subject_lives_on_the_device(bundle_root: Path) -> None:
     tensors = [*subject.module.parameters(), *subject.module.buffers()]
     assert tensors
     assert all(tensor.device == DEVICE for tensor in tensors)
-    assert subject.dtype_used == "fp32"
+    assert subject.dtype_used == "fp16"
+
+
+def gate_for(root: Path, folder: Path, variant: Variant, dtype: Dtype, make: Make = write_model) -> Gate:
+    bundle = Bundle(root)
+    weights = bundle.weights(locate_checkpoint(variant, bundle))
+    export = Export(variant, 2, dtype)
+    reference = Reference(variant, weights.path, parity_inputs(frame_files(None), variant))
+    settings = GateSettings(folder, export.file, "24.08", on_cuda=True, target_python=None, reproduce="again")
+    return Gate(export, reference, weights, settings, make)
+
+
+@pytest.mark.parametrize("variant", [SMALL_MIDAS, SMALL_RAFT], ids=["midas", "raft"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_a_file_passes_on_cuda_and_is_timed(bundle_root: Path, tmp_path: Path, variant: Variant, dtype: Dtype) -> None:
+    record = gate_for(bundle_root, tmp_path, variant, dtype).publish()
+    classes = {(one.provider, one.dtype) for one in record.parity if one.passed}
+    on_cuda = {("cuda", "fp16")} if dtype == "fp16" else {("cuda", "fp32"), ("cuda", "tf32")}
+    assert classes == on_cuda | {("cpu", dtype)}
+    assert record.placement is not None
+    assert set(record.placement.nodes) == {"CUDAExecutionProvider"}
+
+    sources = Sources(Bundle(bundle_root), tmp_path)
+    torch_runtime = entered(bundle_root, variant, "torch", 2, dtype)
+    for name in ("onnxruntime", "onnxruntime-graph"):
+        case = Case(variant, 2, dtype, name)
+        subject = runtime_class(name).load_subject(case, DEVICE, sources)
+        with precision_class(dtype), torch_runtime, runtime_class(name)(subject, torch_runtime.inputs) as runtime:
+            for index in (2, 0, 3, 1, 4, 2):
+                expected = torch_runtime.infer(index)
+                error = (runtime.infer(index) - expected).norm() / expected.norm()
+                assert error < (1e-3 if dtype == "fp32" else 0.3)
+            assert timed_within(runtime) > 0
+
+
+def timed_within(runtime: Runtime[Any]) -> float:
+    started = time.perf_counter()
+    runtime.infer(0)
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def test_a_node_without_a_cuda_kernel_is_named(bundle_root: Path, tmp_path: Path) -> None:
+    def with_a_bit_shift(export: Export, weights: Weights, path: Path) -> None:
+        write_model(export, weights, path)
+        model = onnx.load(path)
+        last = model.graph.node[-1]
+        name, last.output[0] = last.output[0], "whole"
+        one = onnx.helper.make_tensor("one", onnx.TensorProto.UINT64, [1], [1])
+        nothing = onnx.helper.make_tensor("nothing", onnx.TensorProto.FLOAT, [1], [0])
+        model.graph.initializer.extend([one, nothing])
+        make_node = onnx.helper.make_node
+        model.graph.node.extend(
+            [
+                make_node("Cast", ["whole"], ["bits"], to=onnx.TensorProto.UINT64),
+                make_node("BitShift", ["bits", "one"], ["shifted"], name="a_shift", direction="RIGHT"),
+                make_node("Cast", ["shifted"], ["back"], to=onnx.TensorProto.FLOAT),
+                make_node("Mul", ["back", "nothing"], ["zeros"]),
+                make_node("Add", ["whole", "zeros"], [name]),
+            ]
+        )
+        onnx.save(model, path)
+
+    gate = gate_for(bundle_root, tmp_path, SMALL_MIDAS, "fp32", with_a_bit_shift)
+    with pytest.raises(GateError) as caught:
+        gate.publish()
+    gate.close()
+    assert "a_shift (BitShift)" in str(caught.value)
+    assert "CPUExecutionProvider" in str(caught.value)
+    assert not list(tmp_path.rglob("*.onnx"))

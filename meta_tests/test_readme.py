@@ -14,7 +14,7 @@ import skimage
 
 from fixtures.models import family
 from fixtures.registry import names
-from fixtures.spec import Frame, Protocol, Spec, Variant
+from fixtures.spec import Frame, Protocol, Spec, Target, Variant
 from meta_tests.conftest import ROOT, Suite
 
 README = (ROOT / "README.md").read_text()
@@ -23,12 +23,16 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README + CONTRIBUTING, re.DOTALL)
 COMMANDS = sorted({line for block in BLOCKS for line in block.strip().splitlines()})
 
 
+RUNTIMES = ("torch", "torch-graph", "torch-compile", "onnxruntime", "onnxruntime-graph")
+
+
 def commands(start: str) -> list[str]:
     return [command for command in COMMANDS if command.startswith(start)]
 
 
 def test_every_command_is_of_a_known_kind() -> None:
-    kinds = ("make ", ". .venv/bin/activate", "pytest bench_tests", "pytest-benchmark compare", "python -m tools.")
+    suites = ("pytest bench_tests", "pytest export_tests")
+    kinds = ("make ", ". .venv/bin/activate", *suites, "pytest-benchmark compare", "python -m tools.")
     assert all(command.startswith(kinds) for command in COMMANDS)
     assert {"make bench", "make test"} <= set(COMMANDS)
 
@@ -47,6 +51,14 @@ def test_pytest_commands_select_cases(suite: Suite, command: str) -> None:
     if "--resume" in arguments:
         arguments.remove("--resume")
     ended = suite.run("--spec", str(ROOT / "specs/pretriton_gpu.yaml"), *arguments, "--collect-only", "-q")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"\d+(/\d+)? tests collected", ended.stdout)
+
+
+@pytest.mark.parametrize("command", commands("pytest export_tests"))
+def test_export_commands_select_files(bundle_root: Path, command: str) -> None:
+    arguments = ["-m", *shlex.split(command), "--models-root", str(bundle_root), "--collect-only", "-q"]
+    ended = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"\d+(/\d+)? tests collected", ended.stdout)
 
@@ -70,7 +82,7 @@ def test_tools_take_the_options_that_are_shown(command: str) -> None:
 
 def test_every_option_is_explained() -> None:
     declared = re.findall(r'addoption\("(--[a-z-]+)"', (ROOT / "conftest.py").read_text())
-    assert len(declared) == 9
+    assert len(declared) == 11
     for option in declared:
         assert f"`{option}" in README
 
@@ -80,8 +92,8 @@ def test_every_key_of_a_spec_is_explained() -> None:
     for model in (Spec, Variant, Frame):
         for key in model.model_fields:
             assert f"{key}" in reference
-    for key in Protocol.model_fields:
-        assert f"`protocol.{key}`" in reference
+    dotted = [*(f"protocol.{key}" for key in Protocol.model_fields), *(f"target.{key}" for key in Target.model_fields)]
+    assert all(f"`{key}`" in reference for key in dotted)
     for name in (*names("runtimes"), *names("models")):
         assert f"`{name}`" in reference
     for name in names("models"):
@@ -89,11 +101,12 @@ def test_every_key_of_a_spec_is_explained() -> None:
 
 
 def test_the_table_is_the_stored_run() -> None:
-    """Every p50 of the README's table stands in the stored summary, rounded."""
+    """Every p50 of the README's table stands in the stored summary, rounded, and so does the last column's quotient."""
     tables = json.loads((ROOT / "meta_tests/data/h200/summary.json").read_text())["tables"]
     rows = re.findall(r"^\| (\w+_\d+) \| (\d) \| (.*) \|$", README, re.MULTILINE)
     assert len(rows) == 12
     for variant, batch, cells in rows:
-        shown = [float(cell.replace("*", "").split("/")[0]) for cell in cells.split("|")[:3]]
-        measured = [tables[runtime][variant][batch] for runtime in ("torch", "torch-graph", "torch-compile")]
+        *shown, quotient = [float(cell.strip(" *◦")) for cell in cells.split("|")]
+        measured = [tables[runtime][variant][batch] for runtime in RUNTIMES]
         assert shown == [round(value, 2) for value in measured]
+        assert quotient == round(measured[-1] / measured[RUNTIMES.index("torch-compile")], 1)

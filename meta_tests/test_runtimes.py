@@ -146,7 +146,7 @@ def test_an_output_that_is_no_result_is_refused(subject: TorchSubject, output: t
     ("requested", "family_name", "device", "used"),
     [
         ("fp16", "midas", "cuda", "fp16"),
-        ("fp16", "raft", "cuda", "fp32"),
+        ("fp16", "raft", "cuda", "fp16"),
         ("tf32", "raft", "cuda", "tf32"),
         ("fp16", "midas", "cpu", "fp32"),
         ("tf32", "midas", "cpu", "fp32"),
