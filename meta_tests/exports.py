@@ -1,0 +1,132 @@
+"""Small exported files, made once in a process, and what tests of the export gate do with them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import onnx
+
+from fixtures.bundle import Bundle, Weights
+from fixtures.cases import Export, FilePrecision
+from fixtures.export.gate import Gate, GateSettings, Make
+from fixtures.export.parity_inputs import parity_inputs
+from fixtures.export.reference import Array64, Reference
+from fixtures.frames import frame_files
+from fixtures.measure import memory
+from fixtures.records import Dtype, Provider
+from fixtures.spec import Variant
+from fixtures.subject import locate_checkpoint
+from meta_tests.conftest import SMALL_SPEC, Suite, _main
+
+MIDAS = Variant(name="midas_small_64", family="midas", model="MiDaS_small", height=64, width=96)
+RAFT = Variant(name="raft_small_128", family="raft", model="raft_small", height=128, width=128)
+MIDAS_FILE = "midas/midas_small_64x96.onnx"
+RAFT_FILE = "raft/raft_small_128.onnx"
+
+# The two variants above, one file each.
+EXPORT_SPEC = SMALL_SPEC.replace("runtimes: [torch]", "runtimes: [onnxruntime]").replace("[1, 2]", "[1]")
+
+Tamper = Callable[[onnx.ModelProto], None]
+
+
+class _Remembering(Reference):
+    """Makes each draw for all inputs and keeps it: many files are judged by the same draws here."""
+
+    def __init__(self, variant: Variant, checkpoint: Path) -> None:
+        super().__init__(variant, checkpoint, parity_inputs(frame_files(None), variant))
+        self._draws: dict[tuple[Provider, Dtype, int], list[Array64]] = {}
+
+    def perturbed(self, provider: Provider, dtype: Dtype, indices: Sequence[int], seed: int) -> list[Array64]:
+        key = (provider, dtype, seed)
+        if key not in self._draws:
+            self._draws[key] = super().perturbed(provider, dtype, range(len(self.inputs)), seed)
+        return [self._draws[key][index] for index in indices]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file that has passed its gate, with all that judges another one in its place."""
+
+    export: Export
+    reference: Reference
+    weights: Weights
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The published file."""
+        return self.folder / self.export.file
+
+    def copy(self, folder: Path) -> Published:
+        """The same in a folder of its own."""
+        shutil.copytree(self.folder, folder)
+        return self.at(folder)
+
+    def at(self, folder: Path) -> Published:
+        """The same, to be published to another folder."""
+        return replace(self, folder=folder)
+
+    def gate(self, make: Make, triton: str = "24.08", target_python: Path | None = None) -> Gate:
+        """A gate before the place of the file, for what `make` writes."""
+        settings = GateSettings(self.folder, self.export.file, triton, False, target_python, "pytest -k this")
+        return Gate(self.export, self.reference, self.weights, settings, make)
+
+    def unchanged(self, _export: Export, _weights: Weights, path: Path) -> None:
+        """Write the published file, as an exporter would that takes no time."""
+        shutil.copyfile(self.file, path)
+
+    def tampered(self, tamper: Tamper) -> Make:
+        """What writes the published file, changed."""
+
+        def make(_export: Export, _weights: Weights, path: Path) -> None:
+            model = onnx.load(self.file)
+            tamper(model)
+            onnx.save(model, path)
+
+        return make
+
+
+@cache
+def reference_of(bundle_root: Path, variant: Variant) -> Reference:
+    """The yardstick of a variant; once in a process."""
+    return _Remembering(variant, locate_checkpoint(variant, Bundle(bundle_root)))
+
+
+@cache
+def published(bundle_root: Path, variant: Variant, precision: FilePrecision = "fp32", batch: int = 1) -> Published:
+    """A variant of a bundle, exported and published beside it; once in a process."""
+    export = Export(variant, batch, precision)
+    weights = Bundle(bundle_root).weights(locate_checkpoint(variant, Bundle(bundle_root)))
+    folder = bundle_root.parent / f"exported_{export.id}"
+    settings = GateSettings(folder, export.file, "24.08", False, None, "")
+    gate = Gate(export, reference_of(bundle_root, variant), weights, settings)
+    gate.publish()
+    gate.close()
+    return Published(export, reference_of(bundle_root, variant), weights, folder)
+
+
+@dataclass(frozen=True)
+class ExportSuite(Suite):
+    """Runs `pytest export_tests` as a person does."""
+
+    def arguments(self, *arguments: str) -> list[str]:
+        """What follows `pytest` on the command line."""
+        _, *rest = super().arguments()
+        return ["export_tests", *rest, "--onnx-dir", str(self.onnx_dir), *arguments]
+
+    @property
+    def onnx_dir(self) -> Path:
+        """Where it publishes to."""
+        return self.folder / "onnx"
+
+    def start(self, *arguments: str) -> BaseProcess:
+        """Run as `run` does, without waiting for the end."""
+        given = (self.arguments(*arguments), self.folder / "stdout", self.folder / "stderr")
+        process = memory.fork_server().Process(target=_main, args=given)
+        process.start()
+        return process

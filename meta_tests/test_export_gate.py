@@ -1,0 +1,533 @@
+"""The gate refuses whatever is not the function that it promises, and then leaves everything as it was."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+from fixtures.bundle import Weights, sha256_of
+from fixtures.cases import Export
+from fixtures.errors import InputError
+from fixtures.export import gate as gate_module
+from fixtures.export.gate import GateError, Make
+from fixtures.manifest import MANIFEST, read_manifest
+from fixtures.manifest import published as published_record
+from fixtures.onnx_session import open_session, run
+from meta_tests.exports import MIDAS, RAFT, Published, Tamper, published
+
+Array = NDArray[Any]
+Places = dict[str, Published]
+Nodes = list[onnx.NodeProto]
+
+
+@pytest.fixture(scope="module")
+def good(bundle_root: Path) -> Places:
+    return {
+        "midas": published(bundle_root, MIDAS),
+        "raft": published(bundle_root, RAFT),
+        "batch": published(bundle_root, MIDAS, batch=2),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A place to publish to; pytest would keep the files of three runs."""
+    yield tmp_path / "onnx"
+    shutil.rmtree(tmp_path / "onnx", ignore_errors=True)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def refusal(place: Published, make: Make, triton: str = "24.08", target_python: Path | None = None) -> str:
+    """Why a file is not published; and whatever was published before is still there, byte for byte."""
+    before = digests(place.folder)
+    gate = place.gate(make, triton, target_python)
+    with pytest.raises(GateError) as caught:
+        gate.publish()
+    gate.close()
+    assert digests(place.folder) == before
+    return str(caught.value)
+
+
+# --- another function ---
+
+
+def initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    found: onnx.TensorProto = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    return found
+
+
+def weight(name: str, change: Callable[[Array], Array]) -> Tamper:
+    def tamper(model: onnx.ModelProto) -> None:
+        tensor = initializer(model, name)
+        changed = change(numpy_helper.to_array(tensor).copy())
+        tensor.CopyFrom(numpy_helper.from_array(changed.astype(np.float32), name))
+
+    return tamper
+
+
+def larger(weights: Array) -> Array:
+    scaled: Array = 1.1 * weights
+    return scaled
+
+
+def largest_larger(weights: Array) -> Array:
+    weights.flat[np.argmax(np.abs(weights))] *= 1.1
+    return weights
+
+
+def channels_flipped(weights: Array) -> Array:
+    return weights[:, ::-1]
+
+
+def inputs_swapped(model: onnx.ModelProto) -> None:
+    other = {"input0": "input1", "input1": "input0"}
+    for node in model.graph.node:
+        node.input[:] = [other.get(name, name) for name in node.input]
+
+
+def one_refinement_earlier(model: onnx.ModelProto) -> None:
+    """Each flow is the one before and a step; the last of them goes into the upsampling."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    (upsampling,) = [node for node in model.graph.node if node.op_type == "Resize"]
+    last = makers[upsampling.input[0]]
+    assert last.op_type == "Add"
+    upsampling.input[0] = last.input[0]
+
+
+def half_pixels(model: onnx.ModelProto) -> None:
+    resize = next(node for node in model.graph.node if node.op_type == "Resize")
+    (mode,) = [one for one in resize.attribute if one.name == "coordinate_transformation_mode"]
+    assert mode.s == b"align_corners"
+    mode.s = b"half_pixel"
+
+
+def constant(model: onnx.ModelProto, value: object, dtype: type = np.float32) -> str:
+    name = f"constant_{len(model.graph.initializer)}"
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+    return name
+
+
+def ending_in(nodes: Callable[[onnx.ModelProto, str, str], Nodes]) -> Tamper:
+    """More nodes at the end: `nodes` gets the old output and the name of the new one."""
+
+    def tamper(model: onnx.ModelProto) -> None:
+        name = model.graph.output[0].name
+        last = next(node for node in model.graph.node if name in node.output)
+        last.output[0] = "before"
+        model.graph.node.extend(nodes(model, "before", name))
+
+    return tamper
+
+
+def times(factor: float) -> Tamper:
+    return ending_in(lambda model, old, new: [helper.make_node("Mul", [old, constant(model, factor)], [new])])
+
+
+def one_value_is_nan(model: onnx.ModelProto) -> None:
+    addend = np.zeros([dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim])
+    addend[0, 10, 20] = np.nan
+    ending_in(lambda _, old, new: [helper.make_node("Add", [old, constant(model, addend)], [new])])(model)
+
+
+def the_same_picture(model: onnx.ModelProto) -> None:
+    noise = np.random.default_rng(0).normal(size=(1, 64, 96))
+    ending_in(lambda _, _old, new: [helper.make_node("Identity", [constant(model, noise)], [new])])(model)
+
+
+def rows_mixed_up(model: onnx.ModelProto) -> None:
+    rows = constant(model, [1, 0], np.int64)
+    ending_in(lambda _, old, new: [helper.make_node("Gather", [old, rows], [new], axis=0)])(model)
+
+
+MIDAS_WEIGHT = "model.pretrained.layer3.1.4.conv_pw.weight"
+RAFT_WEIGHT = "model.context_encoder.layer2.0.downsample.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("family", "tamper", "says"),
+    [
+        ("midas", weight(MIDAS_WEIGHT, larger), "photograph 0: error="),
+        ("raft", weight(RAFT_WEIGHT, larger), "photograph 0: error="),
+        ("midas", weight(MIDAS_WEIGHT, largest_larger), "photograph 1: error="),
+        ("raft", weight(RAFT_WEIGHT, largest_larger), "flow_end_point_error_px="),
+        ("midas", weight("model.pretrained.layer1.0.weight", channels_flipped), "waves: error="),
+        ("raft", weight("model.feature_encoder.convnormrelu.0.weight", channels_flipped), "noise: error="),
+        ("raft", inputs_swapped, "noise: error="),
+        ("raft", one_refinement_earlier, "photograph 1: error="),
+        ("midas", half_pixels, "depth_rank_distance="),
+        ("raft", half_pixels, "waves: error="),
+        ("midas", times(0.0), "degenerate: the output for 'photograph 0' is constant (0)"),
+        ("raft", times(0.0), "degenerate: the output for 'photograph 0' is constant (0)"),
+        ("midas", the_same_picture, "degenerate: the output is the same for every input"),
+        ("midas", times(np.nan), "degenerate: 6144 of 6144 values are not finite for 'photograph 0'"),
+        ("midas", one_value_is_nan, "degenerate: 1 of 6144 values are not finite for 'photograph 0'"),
+        ("batch", rows_mixed_up, "16 of 16 outputs fail"),
+    ],
+    ids=[
+        "a weight of MiDaS 10% larger",
+        "a weight of RAFT 10% larger",
+        "one number of a weight of MiDaS 10% larger",
+        "one number of a weight of RAFT 10% larger",
+        "MiDaS takes BGR",
+        "RAFT takes BGR",
+        "inputs swapped",
+        "one refinement earlier",
+        "half pixels in MiDaS",
+        "half pixels in RAFT",
+        "depth all zero",
+        "flow all zero",
+        "constant picture",
+        "not a number",
+        "one value not a number",
+        "rows of a batch mixed up",
+    ],
+)
+def test_another_function_is_refused(good: Places, folder: Path, family: str, tamper: Tamper, says: str) -> None:
+    said = refusal(good[family].copy(folder), good[family].tampered(tamper))
+    assert says in said
+    assert all(line.startswith("parity on cpu in fp32: ") for line in said.splitlines())
+
+
+def test_a_refusal_tells_the_figure_the_rule_the_place_and_the_command(good: Places, folder: Path) -> None:
+    said = refusal(good["midas"].copy(folder), good["midas"].tampered(half_pixels)).splitlines()
+    assert said[0].startswith("parity on cpu in fp32: ")
+    for part in (": error=0.", " against float64, expected at most ", " x torch's own ", " in fp32); ", "output[0, "):
+        assert part in said[0]
+    assert "largest difference" in said[0]
+    assert said[-1].endswith("8 of 8 outputs fail. Reproduce: pytest -k this")
+
+
+def test_a_torch_module_that_proves_nothing_is_refused(
+    good: Places, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = good["midas"].reference
+    monkeypatch.setitem(vars(reference), "truth", [np.ones((1, 64, 96)) for _ in reference.inputs])
+    said = refusal(good["midas"].copy(folder), good["midas"].unchanged)
+    assert said == (
+        "parity on cpu in fp32: degenerate: the output for 'photograph 0' is constant (1) in the torch module itself, "
+        "so that parity would prove nothing"
+    )
+
+
+# --- a file that breaks its promises ---
+
+
+def dynamic_axis(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def unknown_axis(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].Clear()
+
+
+def empty_axis(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
+
+
+def output_renamed(model: onnx.ModelProto) -> None:
+    ending_in(lambda _, old, _new: [helper.make_node("Identity", [old], ["depths"])])(model)
+    model.graph.output[0].name = "depths"
+
+
+def inputs_in_another_order(model: onnx.ModelProto) -> None:
+    inputs = list(model.graph.input)
+    del model.graph.input[:]
+    model.graph.input.extend(reversed(inputs))
+
+
+def half_precision_output(model: onnx.ModelProto) -> None:
+    ending_in(lambda _, old, new: [helper.make_node("Cast", [old], [new], to=TensorProto.FLOAT16)])(model)
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def later_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 22
+
+
+def later_ir_version(model: onnx.ModelProto) -> None:
+    model.ir_version = 11
+
+
+def unknown_domain(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("my.operators", 1))
+    model.graph.node[0].domain = "my.operators"
+
+
+def unknown_operator(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type = "Convolve"
+
+
+def fails_in_a_run(model: onnx.ModelProto) -> None:
+    """Takes a row that depends on the output, and is not there."""
+
+    def nodes(_model: onnx.ModelProto, old: str, new: str) -> Nodes:
+        return [
+            helper.make_node("ReduceMax", [old], ["highest"], keepdims=0),
+            helper.make_node("Cast", ["highest"], ["row"], to=TensorProto.INT64),
+            helper.make_node("Add", ["row", constant(model, [7], np.int64)], ["absent"]),
+            helper.make_node("Gather", [old, "absent"], [new], axis=0),
+        ]
+
+    ending_in(nodes)(model)
+
+
+def another_shape_in_a_run(model: onnx.ModelProto) -> None:
+    """Reshapes to lengths that are computed from the output, beyond what shape inference sees."""
+
+    def nodes(_model: onnx.ModelProto, old: str, new: str) -> Nodes:
+        return [
+            helper.make_node("ReduceMax", [old], ["highest"], keepdims=0),
+            helper.make_node("Mul", ["highest", constant(model, 0)], ["nothing"]),
+            helper.make_node("Cast", ["nothing"], ["nought"], to=TensorProto.INT64),
+            helper.make_node("Add", ["nought", constant(model, [1, 96, 64], np.int64)], ["shape"]),
+            helper.make_node("Reshape", [old, "shape"], [new]),
+        ]
+
+    ending_in(nodes)(model)
+
+
+@pytest.mark.parametrize(
+    ("family", "tamper", "says"),
+    [
+        ("midas", dynamic_axis, "input: axis 0=batch, expected a fixed length"),
+        ("midas", unknown_axis, "depth: axis 1=unknown, expected a fixed length"),
+        ("midas", empty_axis, "input: axis 0=unknown, expected a fixed length"),
+        ("midas", output_renamed, "output names=depths, expected depth"),
+        ("raft", inputs_in_another_order, "input names=input1, input0, expected input0, input1"),
+        ("midas", half_precision_output, "output depth: dtype=FLOAT16, expected FLOAT"),
+        ("midas", later_opset, "opset=22 of ONNX, expected at most 21 for Triton 24.08 to 24.11 (ONNX Runtime 1.18.1)"),
+        ("midas", later_ir_version, "IR version=11, expected at most 10 for Triton 24.08"),
+        ("midas", unknown_domain, "domain=my.operators, expected one of ai.onnx, com.microsoft"),
+        ("midas", unknown_operator, "onnx.checker: No Op registered for Convolve"),
+        ("midas", fails_in_a_run, "ONNX Runtime does not run it: "),
+        ("midas", another_shape_in_a_run, "output depth: shape=[1, 96, 64] of zeros, expected [1, 64, 96]"),
+    ],
+    ids=lambda value: value.__name__.replace("_", " ") if callable(value) else "",
+)
+def test_a_file_that_breaks_its_promises_is_refused(
+    good: Places, folder: Path, family: str, tamper: Tamper, says: str
+) -> None:
+    said = refusal(good[family].copy(folder), good[family].tampered(tamper)).splitlines()
+    assert any(line.startswith(f"graph: {says}") for line in said)
+    assert said[-1] == "parity on cpu in fp32: not judged: the file is broken, see its graph"
+
+
+def test_a_later_opset_is_published_for_a_later_server(good: Places, folder: Path) -> None:
+    gate = good["midas"].at(folder).gate(good["midas"].tampered(later_opset), triton="25.05")
+    record = gate.publish()
+    gate.close()
+    assert (record.opsets, record.triton) == ({"": 22}, "25.05")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no ONNX at all", b"\x08\x0a" * 1000], ids=["nothing", "text", "other binary"]
+)
+def test_a_file_that_is_no_model_is_refused(good: Places, folder: Path, content: bytes) -> None:
+    def make(_export: Export, _weights: Weights, path: Path) -> None:
+        path.write_bytes(content)
+
+    assert refusal(good["raft"].copy(folder), make).startswith("graph: ")
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.999])
+def test_a_file_that_is_cut_short_is_refused(good: Places, folder: Path, part: float) -> None:
+    def make(_export: Export, _weights: Weights, path: Path) -> None:
+        content = good["raft"].file.read_bytes()
+        path.write_bytes(content[: int(part * len(content))])
+
+    assert "content=unreadable" in refusal(good["raft"].copy(folder), make)
+
+
+def test_a_file_that_was_not_written_is_refused(good: Places, folder: Path) -> None:
+    def make(_export: Export, _weights: Weights, path: Path) -> None:
+        assert not path.exists()
+
+    assert "content=unreadable ([Errno 2]" in refusal(good["raft"].copy(folder), make)
+
+
+# --- weights beside the file ---
+
+
+def weights_beside(place: Published, change: Callable[[Path, Path], None] = lambda _path, _data: None) -> Make:
+    """Writes the weights into a second file, and then changes something about it."""
+
+    def make(_export: Export, _weights: Weights, path: Path) -> None:
+        data = path.with_suffix(".data")
+        onnx.save(onnx.load(place.file), path, save_as_external_data=True, location=data.name)
+        change(path, data)
+
+    return make
+
+
+def cut_short(_path: Path, data: Path) -> None:
+    data.write_bytes(data.read_bytes()[:-1])
+
+
+def missing(_path: Path, data: Path) -> None:
+    data.unlink()
+
+
+def relocated(path: Path, key: str, value: str) -> None:
+    """Change an entry of where the weights are."""
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = value if entry.key == key else entry.value
+    path.write_bytes(model.SerializeToString())
+
+
+def in_a_folder_below(path: Path, data: Path) -> None:
+    (path.parent / "below").mkdir()
+    data.rename(path.parent / "below" / data.name)
+    relocated(path, "location", f"below/{data.name}")
+
+
+def in_another_folder(path: Path, data: Path) -> None:
+    relocated(path, "location", str(data.rename(path.parent.parent / data.name)))
+
+
+def behind_a_link(path: Path, data: Path) -> None:
+    data.symlink_to(data.rename(path.parent.parent / data.name))
+
+
+def before_the_beginning(path: Path, _data: Path) -> None:
+    relocated(path, "offset", "-4096")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (cut_short, " bytes, expected at least "),
+        (missing, ": raft_small_128.data=missing, expected beside raft_small_128.onnx"),
+        (in_a_folder_below, ": location=below/raft_small_128.data, expected a file beside raft_small_128.onnx"),
+        (in_another_folder, "/raft_small_128.data, expected a file beside raft_small_128.onnx"),
+        (behind_a_link, ": location=raft_small_128.data, expected a file beside raft_small_128.onnx"),
+        (before_the_beginning, "offset must be non-negative"),
+    ],
+    ids=lambda value: value.__name__.replace("_", " ") if callable(value) else "",
+)
+def test_weights_that_a_server_would_not_find_are_refused(
+    good: Places, folder: Path, change: Callable[[Path, Path], None], says: str
+) -> None:
+    said = refusal(good["raft"].copy(folder), weights_beside(good["raft"], change))
+    assert says in said.splitlines()[0]
+
+
+def in_a_constant(path: Path, data: Path) -> None:
+    """Moves one weight out of a node instead of out of the initializers."""
+    model = onnx.load(path)
+    first = model.graph.initializer.pop(0)
+    node = helper.make_node("Constant", [], [first.name], value=first)
+    tensor = node.attribute[0].t
+    data.write_bytes(tensor.raw_data)
+    set_external_data(tensor, data.name, 0, len(tensor.raw_data))
+    tensor.ClearField("raw_data")
+    model.graph.node.insert(0, node)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("change", [lambda _path, _data: None, in_a_constant], ids=["initializers", "a constant"])
+def test_weights_beside_a_good_file_are_published_with_it(
+    good: Places, folder: Path, change: Callable[[Path, Path], None]
+) -> None:
+    place = good["raft"].at(folder)
+    gate = place.gate(weights_beside(good["raft"], change))
+    gate.publish()
+    gate.close()
+    assert set(digests(folder)) == {
+        "raft/raft_small_128.onnx",
+        "raft/raft_small_128.data",
+        MANIFEST,
+        f".{MANIFEST}.lock",
+    }
+    output = run(open_session(place.file, "cpu", "fp32"), place.reference.inputs[0].tensors)
+    assert np.isfinite(output).all()
+
+
+# --- the target's own runtime ---
+
+
+def test_the_target_must_answer_the_same(good: Places, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "answer_in", lambda *_: np.zeros((1, 64, 96), np.float32))
+    said = refusal(good["midas"].copy(folder), good["midas"].unchanged, target_python=Path("any"))
+    assert said.startswith("target: photograph 0: error=1, expected at most ")
+
+
+def test_a_target_that_cannot_run_is_a_refusal(good: Places, folder: Path, tmp_path: Path) -> None:
+    absent = tmp_path / "python"
+    said = refusal(good["midas"].copy(folder), good["midas"].unchanged, target_python=absent)
+    assert said == f"target: [Errno 2] No such file or directory: '{absent}'"
+
+
+def test_a_target_that_does_not_load_the_file_is_a_refusal(good: Places, folder: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'Unsupported model IR version: 10' >&2\nexit 1\n")
+    python.chmod(0o755)
+    said = refusal(good["midas"].copy(folder), good["midas"].unchanged, target_python=python)
+    assert said == f"target: {python} does not run midas_small_64x96.onnx: Unsupported model IR version: 10"
+
+
+def test_a_target_that_answers_the_same_lets_a_file_pass(good: Places, folder: Path) -> None:
+    gate = good["raft"].at(folder).gate(good["raft"].unchanged, target_python=Path(sys.executable))
+    assert gate.target_problems == []
+    gate.close()
+
+
+# --- what is published ---
+
+
+def test_a_refused_file_leaves_nothing_where_nothing_was(good: Places, folder: Path) -> None:
+    refusal(good["raft"].at(folder), good["raft"].tampered(inputs_swapped))
+    assert list(folder.iterdir()) == []
+
+
+def test_a_good_file_replaces_the_older_one_and_its_entry(good: Places, folder: Path) -> None:
+    place = good["raft"].copy(folder)
+    before = read_manifest(folder).files[place.export.file]
+
+    def noted(model: onnx.ModelProto) -> None:
+        model.doc_string = "a newer one"
+
+    gate = place.gate(good["raft"].tampered(noted))
+    record = gate.publish()
+    gate.close()
+    assert record.sha256 == sha256_of(place.file) != before.sha256
+    assert published_record(folder, place.export.file) == record
+    assert not list(folder.glob(".staging-*"))
+
+
+def test_the_record_tells_what_was_published(good: Places) -> None:
+    place = good["raft"]
+    record = published_record(place.folder, place.export.file)
+    assert (record.family, record.model, record.height, record.width) == ("raft", "raft_small", 128, 128)
+    assert (record.batch, record.precision, record.opsets, record.ir_version) == (1, "fp32", {"": 18}, 10)
+    assert record.weights.sha256 == sha256_of(place.weights.path)
+    assert record.weights.synthetic
+    assert record.size_bytes == place.file.stat().st_size
+    assert [tensor.name for tensor in (*record.inputs, *record.outputs)] == ["input0", "input1", "flow"]
+    (parity,) = record.parity
+    assert (parity.provider, parity.dtype, parity.passed, len(parity.inputs)) == ("cpu", "fp32", True, 8)
+    assert [hop.hop for hop in record.waterfall] == ["torch float64", "torch fp32 on cpu", "ONNX fp32 on cpu"]
+    assert record.placement is None
+
+
+def test_a_damaged_manifest_is_refused_before_anything_is_made(good: Places, folder: Path) -> None:
+    place = good["raft"].copy(folder)
+    (folder / MANIFEST).write_text("{")
+    before = digests(folder)
+    with pytest.raises(InputError, match=r"manifest\.json: content=unreadable"):
+        place.gate(place.unchanged)
+    assert digests(folder) == before

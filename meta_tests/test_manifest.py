@@ -1,0 +1,164 @@
+"""The manifest vouches for files that passed their gate and are still the same, and loses no entry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.errors import InputError
+from fixtures.manifest import MANIFEST, enter, published, read_manifest
+from fixtures.measure import memory
+from fixtures.records import FileRecord, Manifest, WeightsRecord
+
+PROCESSES, ENTRIES = 6, 5
+NAME = "midas/model.onnx"
+
+
+def record(sha256: str = "0" * 64, **changes: Any) -> FileRecord:
+    facts: dict[str, Any] = {
+        "sha256": sha256,
+        "size_bytes": 7,
+        "variant": "v",
+        "family": "midas",
+        "model": "MiDaS_small",
+        "height": 64,
+        "width": 96,
+        "batch": 1,
+        "precision": "fp32",
+        "weights": WeightsRecord(sha256="1" * 64, synthetic=True),
+        "inputs": (),
+        "outputs": (),
+        "opsets": {"": 18},
+        "ir_version": 10,
+        "triton": "24.08",
+        "producers": {"torch": "2"},
+        "parity": (),
+        "placement": None,
+        "seconds": 1.0,
+    }
+    return FileRecord(**facts | changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with one published file."""
+    path = tmp_path / NAME
+    path.parent.mkdir()
+    path.write_bytes(b"content")
+    enter(tmp_path, NAME, record(hashlib.sha256(b"content").hexdigest()))
+    return tmp_path
+
+
+def test_what_was_published_is_vouched_for(folder: Path) -> None:
+    assert published(folder, NAME) == read_manifest(folder).files[NAME]
+
+
+def test_a_folder_without_a_manifest_has_published_nothing(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) == Manifest()
+    assert read_manifest(tmp_path / "absent") == Manifest()
+
+
+def refusal(folder: Path, name: str = NAME) -> str:
+    with pytest.raises(InputError) as caught:
+        published(folder, name)
+    return str(caught.value)
+
+
+def test_a_file_that_is_missing_is_refused(folder: Path) -> None:
+    (folder / NAME).unlink()
+    assert refusal(folder) == (
+        f"{folder / NAME}: file=missing, expected an exported file. Export it: `pytest export_tests`."
+    )
+
+
+def test_a_folder_in_place_of_a_file_is_refused(folder: Path) -> None:
+    (folder / NAME).unlink()
+    (folder / NAME).mkdir()
+    assert "file=missing" in refusal(folder)
+
+
+def test_a_file_without_an_entry_is_refused(folder: Path) -> None:
+    (folder / "other.onnx").write_bytes(b"content")
+    assert "other.onnx: entry in manifest.json=missing, expected a file that passed its gate." in refusal(
+        folder, "other.onnx"
+    )
+
+
+@pytest.mark.parametrize("content", [b"contents", b"content\n", b"conteNt", b""])
+def test_a_file_that_was_changed_is_refused(folder: Path, content: bytes) -> None:
+    (folder / NAME).write_bytes(content)
+    assert "sha256=another, expected the ed7002b439e9… of manifest.json." in refusal(folder)
+
+
+def damaged(text: str, *place: str, value: object) -> str:
+    """The manifest with another value in one place."""
+    content = json.loads(text)
+    parent = content
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[place[-1]] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("schema_version", 2),
+        ("files", []),
+        ("files", NAME, None),
+        ("files", NAME, "sha256", 7),
+        ("files", NAME, "seconds", float("nan")),
+        ("files", NAME, "precision", "int8"),
+        ("files", NAME, "note", "a key of somebody else"),
+        ("author", "somebody else"),
+    ],
+    ids=lambda place: ".".join(map(str, place)),
+)
+def test_a_manifest_that_the_gate_has_not_written_is_refused(folder: Path, place: tuple[Any, ...]) -> None:
+    path = folder / MANIFEST
+    path.write_text(damaged(path.read_text(), *place[:-1], value=place[-1]))
+    expected = f"{path}: content=unreadable, expected what the export gate wrote. Remove it and export again."
+    assert refusal(folder) == expected
+    with pytest.raises(InputError):
+        enter(folder, "another.onnx", record())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe\x00", b"[" * 10_000], ids=repr)
+def test_a_manifest_that_is_no_json_is_refused(folder: Path, content: bytes) -> None:
+    (folder / MANIFEST).write_bytes(content)
+    assert "manifest.json: content=unreadable" in refusal(folder)
+
+
+def test_a_manifest_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).mkdir()
+    with pytest.raises(InputError, match=r"manifest\.json: file=Is a directory, expected a readable manifest"):
+        read_manifest(tmp_path)
+
+
+def test_an_entry_replaces_the_one_of_the_same_name_alone(folder: Path) -> None:
+    enter(folder, "a.onnx", record("a" * 64))
+    enter(folder, "a.onnx", record("b" * 64))
+    files = read_manifest(folder).files
+    assert list(files) == ["a.onnx", NAME]
+    assert files["a.onnx"].sha256 == "b" * 64
+
+
+def enter_several(folder: Path, process: int) -> None:
+    for index in range(ENTRIES):
+        enter(folder, f"{process}/{index}.onnx", record())
+
+
+def test_processes_that_enter_at_the_same_time_keep_all_entries(tmp_path: Path) -> None:
+    server = memory.fork_server()
+    processes = [server.Process(target=enter_several, args=(tmp_path, index)) for index in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    expected = [f"{process}/{index}.onnx" for process in range(PROCESSES) for index in range(ENTRIES)]
+    assert list(read_manifest(tmp_path).files) == expected
