@@ -6,21 +6,23 @@ import argparse
 import sys
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fixtures.cases import Case, Export
 from fixtures.errors import InputError
-from fixtures.export.gate import Gate
 from fixtures.session import pytest_plugin
 from fixtures.session.bench import Bench
-from fixtures.session.export_session import EXPORT_TESTS, ExportSession, ParityCase
-from fixtures.session.pytest_plugin import BENCH_TESTS, BenchSession
+from fixtures.session.pytest_plugin import BENCH_TESTS, EXPORT_TESTS, BenchSession
 from fixtures.session.setup import Options
 
+if TYPE_CHECKING:
+    from fixtures.export.gate import Gate
+    from fixtures.session.export_session import ExportSession, ParityCase
+
 _SESSION = pytest.StashKey[BenchSession]()
-_EXPORTS = pytest.StashKey[ExportSession]()
+_EXPORTS = pytest.StashKey["ExportSession"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,6 +62,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if pytest_plugin.wants(config, BENCH_TESTS):
             config.stash[_SESSION] = BenchSession.prepare(config, _options(config))
         if pytest_plugin.wants(config, EXPORT_TESTS):
+            # Its exporter takes seconds to import, which a run that only measures need not wait for.
+            from fixtures.session.export_session import ExportSession  # noqa: PLC0415
+
             pytest_plugin.refuse_xdist(config)
             config.stash[_EXPORTS] = ExportSession.prepare(_options(config))
 

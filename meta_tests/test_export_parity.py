@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ def test_a_distance_of_the_task_fails_alone() -> None:
 
 
 def test_an_output_that_is_not_a_number_fails_and_can_be_written_down() -> None:
-    record = judged(MadeUp(torch_error=1e-3), 0, np.nan, np.inf)
+    record = judged(MadeUp(torch_error=1e-3), 0, np.nan, np.nan)
     assert [one.passed for one in record.inputs] == [True, False, False]
     assert record.inputs[1].at == (0, 0)
     assert ParityRecord.model_validate_json(record.model_dump_json()) == record
@@ -429,6 +430,9 @@ def with_random_weights(norm: nn.Module) -> nn.Module:
     return norm.requires_grad_(False)
 
 
+# A mean is off by its last bit, 3e-8 for the constant image, and a deviation of zero is √1e-5: that makes 1e-5.
+# torch's own translation is off by up to 1.5e-4 there.
+NORM_TOLERANCE = 2e-5
 IMAGES = {
     "random": torch.randn(2, 8, 16, 20, generator=torch.Generator().manual_seed(0)),
     "constant": torch.full((2, 8, 16, 20), 0.3),
@@ -444,14 +448,13 @@ IMAGES = {
 )
 def test_a_norm_is_that_of_torch(translate: Translate, norm: nn.Module) -> None:
     norm = with_random_weights(norm)
+    truth = copy.deepcopy(norm).double()
     path = translate(norm, (IMAGES["random"],))
     assert operators(path) >= {"ReduceMean", "Sqrt"}
     session = open_session(path, "cpu", "fp32")
     for name, image in IMAGES.items():
         output = torch.from_numpy(run(session, (image.numpy(),)))
-        for truth in (norm(image), norm.double()(image.double())):
-            assert (output - truth).abs().max() < 1e-5, name
-        norm.float()
+        assert (output - truth(image.double())).abs().max() < NORM_TOLERANCE, name
 
 
 @pytest.mark.filterwarnings("default")

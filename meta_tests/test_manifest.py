@@ -127,7 +127,11 @@ def test_a_manifest_that_the_gate_has_not_written_is_refused(folder: Path, place
         enter(folder, "another.onnx", record())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe\x00", b"[" * 10_000], ids=repr)
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b"\xff\xfe\x00", b"[" * 10_000],
+    ids=["empty", "half", "null", "binary", "endless nesting"],
+)
 def test_a_manifest_that_is_no_json_is_refused(folder: Path, content: bytes) -> None:
     (folder / MANIFEST).write_bytes(content)
     assert "manifest.json: content=unreadable" in refusal(folder)
