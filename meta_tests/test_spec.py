@@ -51,7 +51,12 @@ def test_shipped_specs_load(path: Path) -> None:
         ("[1, 2]", "[1, 1]", 5, "batches[1]=1, expected each entry once"),
         ("[1, 2]", "[0]", 5, "batches[0]=0, expected greater than or equal to 1"),
         ("[1, 2]", "1", 5, "expected a list"),
-        ("runtimes: [torch]", "runtimes: [tensorflow]", 4, "expected one of torch, torch-compile, torch-graph"),
+        (
+            "runtimes: [torch]",
+            "runtimes: [tensorflow]",
+            4,
+            "expected one of onnxruntime, onnxruntime-graph, torch, torch-compile, torch-graph",
+        ),
         ("runtimes: [torch]", "runtimes: [torch-grpah]", 4, "Did you mean 'torch-graph'?"),
         ("family: raft", "family: rafts", 9, "Did you mean 'raft'?"),
         ("name: raft_small_128", "name: midas_small_64", 9, "Entry 0 is the same"),

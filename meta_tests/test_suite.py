@@ -309,7 +309,7 @@ def test_out_of_memory_is_a_row_and_the_run_goes_on(suite: Suite, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--spec", "{folder}/typo.yaml"), "typo.yaml:4: runtimes[0]='torhc', expected one of torch"),
+        (("--spec", "{folder}/typo.yaml"), "typo.yaml:4: runtimes[0]='torhc', expected one of onnxruntime"),
         (("--spec", "{folder}/model.yaml"), "midas_small_64.model='MiDaS_huge', expected one of MiDaS_small"),
         (("--spec", "{folder}/tiny.yaml"), "expected at least 128 pixels for raft"),
         (("--models-root", "{folder}/truncated"), "raft_small_C_T_V2-01064c6d.pth: content=damaged"),
