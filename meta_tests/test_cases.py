@@ -33,5 +33,5 @@ def test_a_variant_may_name_its_own_batches_and_runtimes(small_spec: Path) -> No
 def test_frames_have_the_size_of_the_branch_unless_the_spec_names_one(small_spec: Path) -> None:
     text = small_spec.read_text().replace("height: 64", "frame: {height: 720, width: 1280}, height: 64")
     small_spec.write_text(text)
-    sizes = {case.variant.name: case.frame_size for case in cases_of(load_spec(small_spec))}
+    sizes = {case.variant.name: case.variant.frame_size for case in cases_of(load_spec(small_spec))}
     assert sizes == {"midas_small_64": (720, 1280), "raft_small_128": (128, 128)}

@@ -18,9 +18,10 @@ from fixtures.cases import Export
 from fixtures.errors import InputError
 from fixtures.export import exporter
 from fixtures.export.exporter import write_model
-from fixtures.export.graph_checks import external_data_files, graph_problems, opsets
+from fixtures.export.graph_checks import graph_problems
 from fixtures.export.interface import Interface, interface_of
 from fixtures.export.staging import Staging
+from fixtures.onnx_files import external_data_files, opsets
 from fixtures.records import TensorRecord
 from fixtures.target import target_of
 from meta_tests.exports import MIDAS, RAFT

@@ -12,10 +12,13 @@ import pytest
 from fixtures.errors import InputError
 from fixtures.manifest import MANIFEST, enter, published, read_manifest
 from fixtures.measure import memory
-from fixtures.records import FileRecord, Manifest, WeightsRecord
+from fixtures.records import FileRecord, Manifest, ParityRecord, PlacementRecord, WeightsRecord
 
 PROCESSES, ENTRIES = 6, 5
 NAME = "midas/model.onnx"
+
+PASSED = ParityRecord(provider="cpu", dtype="fp32", passed=True, inputs=())
+FAILED = ParityRecord(provider="cuda", dtype="tf32", passed=False, inputs=())
 
 
 def record(sha256: str = "0" * 64, **changes: Any) -> FileRecord:
@@ -36,7 +39,7 @@ def record(sha256: str = "0" * 64, **changes: Any) -> FileRecord:
         "ir_version": 10,
         "triton": "24.08",
         "producers": {"torch": "2"},
-        "parity": (),
+        "parity": (PASSED,),
         "placement": None,
         "seconds": 1.0,
     }
@@ -92,6 +95,30 @@ def test_a_file_without_an_entry_is_refused(folder: Path) -> None:
 def test_a_file_that_was_changed_is_refused(folder: Path, content: bytes) -> None:
     (folder / NAME).write_bytes(content)
     assert "sha256=another, expected the ed7002b439e9… of manifest.json." in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"parity": ()}, "parity=never judged in manifest.json, expected a file that passed its gate."),
+        ({"parity": (PASSED, FAILED)}, "parity on cuda in tf32=failed in manifest.json"),
+        ({"placement": PlacementRecord(nodes={"CPUExecutionProvider": 1}, passed=False)}, "placement=failed"),
+    ],
+    ids=["never judged", "parity", "placement"],
+)
+def test_an_entry_that_says_failed_is_refused(folder: Path, changes: dict[str, Any], says: str) -> None:
+    enter(folder, NAME, record(hashlib.sha256(b"content").hexdigest(), **changes))
+    assert says in refusal(folder)
+
+
+def test_weights_beside_a_file_are_vouched_for_too(folder: Path) -> None:
+    data = folder / "midas" / "model.onnx.data"
+    data.write_bytes(b"weights")
+    digests = {data.name: hashlib.sha256(b"weights").hexdigest()}
+    enter(folder, NAME, record(hashlib.sha256(b"content").hexdigest(), data=digests))
+    assert published(folder, NAME).data == digests
+    data.write_bytes(b"other weights")
+    assert "model.onnx.data: sha256=another" in refusal(folder)
 
 
 def damaged(text: str, *place: str, value: object) -> str:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torchvision.transforms._presets import OpticalFlow
 
 from fixtures.frames import frame_batches, frame_files
-from fixtures.models import Normalization, family
+from fixtures.models import family
 from fixtures.preprocess import Preprocess
+from fixtures.records import Normalization
 
 IMAGENET = family("midas").models["MiDaS_small"].normalization
 HALF = family("midas").models["DPT_Hybrid"].normalization

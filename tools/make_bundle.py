@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +17,8 @@ from torch import Tensor, nn
 
 from fixtures import registry
 from fixtures.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
-from fixtures.errors import InputError, system_errors
+from fixtures.errors import InputError
+from fixtures.folders import new_folder
 from fixtures.models import Family, family
 from fixtures.records import SyntheticMarker
 from fixtures.results import write_atomically
@@ -51,18 +49,8 @@ def make_bundle(out: Path, seed: int, models: list[str] | None = None) -> dict[s
         InputError: the folder exists, cannot be written, has no room, or a model is unknown.
     """
     chosen = _chosen(models)
-    with system_errors(f"--out {out}", "folder", "a writable folder with room for the bundle", "Choose another."):
-        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-            raise InputError(f"--out {out}", "path=exists", "a new or empty folder", "Choose another, or remove it.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
-            files = _write(beside, chosen, seed)
-            beside.chmod(0o777 & ~_umask())
-            beside.replace(out)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    return files
+    with new_folder(out, "the bundle") as beside:
+        return _write(beside, chosen, seed)
 
 
 def _chosen(models: list[str] | None) -> list[tuple[Family, str]]:
@@ -103,12 +91,6 @@ def _synthetic_state_dict(module: nn.Module, seed: int) -> dict[str, Tensor]:
     with ThreadPoolExecutor() as pool:  # numpy draws random numbers without the interpreter's lock
         arrays = pool.map(lambda key: synthetic_tensor(key, shapes[key], seed), shapes)
         return {key: torch.from_numpy(array) for key, array in zip(shapes, arrays, strict=True)}
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 if __name__ == "__main__":

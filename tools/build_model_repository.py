@@ -1,0 +1,112 @@
+"""Build a model repository for Triton from exported files that passed their gate.
+
+python -m tools.build_model_repository --onnx-dir models/optimized --spec SPEC --out model_repository
+
+For each branch: preprocess (raw frames to what the file takes), the published file, and the ensemble of both.
+Needs neither torch nor a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from fixtures.cases import Export, exports_of
+from fixtures.errors import InputError
+from fixtures.spec import MAX_BATCH, MAX_FRAME, Dtype, Frame, Spec, load_spec
+from fixtures.triton.branches import ServedBranch, served_branch
+from fixtures.triton.config import ServedOn
+from fixtures.triton.guide import docker_line
+from fixtures.triton.repository import write_repository
+from tools import command_line
+
+
+def main() -> int:
+    """Parse the command line, build, say what is in the repository and how to serve it."""
+    arguments = _parsed()
+    spec = load_spec(arguments.spec)
+    exports, skipped = _selected(spec, arguments)
+    branches = [
+        served_branch(export, arguments.onnx_dir, spec.target.triton, export.variant.serving or spec.serving)
+        for export in exports
+    ]
+    repository = write_repository(
+        arguments.out, branches, spec.target.triton, _served_on(arguments.device), arguments.fused
+    )
+    for name in skipped:
+        print(f"skipped {name}: optional, and not exported")
+    for branch in branches:
+        print(_described(branch))
+    print(f"wrote {arguments.out}, for Triton {repository.triton} or newer. Serve it from inside that folder:")
+    print(docker_line(repository))
+    return 0
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--onnx-dir", type=Path, default=Path("models/optimized"), help="where files are published")
+    parser.add_argument("--spec", type=Path, required=True, help="what was exported, and how it is to be served")
+    parser.add_argument("--out", type=Path, required=True, help="folder to create")
+    parser.add_argument("--batch", type=int, action="append", help="only this batch size; may be repeated")
+    parser.add_argument("--frame", metavar="HxW", help="size of the frames that clients send, such as 720x1280")
+    parser.add_argument("--fused", action="store_true", help="also preprocess and model in one file")
+    parser.add_argument("--dtype", help="fp32, tf32 or fp16, instead of the spec's")
+    parser.add_argument("--device", default="cuda", help="cuda (default) or cpu: what instances are placed on")
+    return parser.parse_args()
+
+
+def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], list[str]]:
+    """The exports to serve, with the frames of `--frame`, and optional variants that nobody has exported."""
+    if arguments.dtype not in (None, *get_args(Dtype)):
+        rule = f"one of {', '.join(get_args(Dtype))}"
+        raise InputError("--dtype", f"value={arguments.dtype!r}", rule, "Write one of these.")
+    frame = _frame(arguments.frame) if arguments.frame else None
+    exports, skipped = [], []
+    for export in _with_batches(exports_of(spec, arguments.dtype), arguments.batch):
+        if export.variant.optional and not (arguments.onnx_dir / export.file).exists():
+            skipped.append(export.branch)
+            continue
+        variant = export.variant.model_copy(update={"frame": frame}) if frame else export.variant
+        exports.append(Export(variant, export.batch, export.dtype))
+    if not exports:
+        raise InputError(str(arguments.spec), "branches=0", "at least one exported variant", "Export one first.")
+    return exports, skipped
+
+
+def _with_batches(exports: Sequence[Export], batches: list[int] | None) -> list[Export]:
+    """The exports of these batch sizes, in place of those of the spec."""
+    if batches is None:
+        return list(exports)
+    for batch in batches:
+        if not 1 <= batch <= MAX_BATCH:
+            raise InputError("--batch", f"value={batch}", f"1 to {MAX_BATCH}", "Write one that was exported.")
+    kinds = dict.fromkeys((export.variant, export.dtype) for export in exports)
+    return [Export(variant, batch, dtype) for variant, dtype in kinds for batch in dict.fromkeys(batches)]
+
+
+def _frame(text: str) -> Frame:
+    height, _, width = text.partition("x")
+    if height.isdecimal() and width.isdecimal() and all(1 <= int(length) <= MAX_FRAME for length in (height, width)):
+        return Frame(height=int(height), width=int(width))
+    rule = f"height x width in pixels up to {MAX_FRAME}, such as 720x1280"
+    raise InputError("--frame", f"value={text!r}", rule, "Write it so.")
+
+
+def _served_on(device: str) -> ServedOn:
+    if device not in get_args(ServedOn):
+        raise InputError("--device", f"value={device!r}", "cuda or cpu", "Write one of these.")
+    return device  # type: ignore[return-value]
+
+
+def _described(branch: ServedBranch) -> str:
+    inputs, outputs = (
+        ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
+        for tensors in (branch.inputs, branch.outputs)
+    )
+    return f"{branch.name}: {inputs} -> {outputs}"
+
+
+if __name__ == "__main__":
+    command_line.run(main)
