@@ -14,15 +14,18 @@ from fixtures.cases import Case, Export
 from fixtures.errors import InputError
 from fixtures.session import pytest_plugin
 from fixtures.session.bench import Bench
-from fixtures.session.pytest_plugin import BENCH_TESTS, EXPORT_TESTS, BenchSession
+from fixtures.session.pytest_plugin import BENCH_TESTS, EXPORT_TESTS, SERVE_TESTS, BenchSession
 from fixtures.session.setup import Options
 
 if TYPE_CHECKING:
     from fixtures.export.gate import Gate
     from fixtures.session.export_session import ExportSession, ParityCase
+    from fixtures.session.serve_session import ServeSession
+    from fixtures.triton.branches import ServedBranch
 
 _SESSION = pytest.StashKey[BenchSession]()
 _EXPORTS = pytest.StashKey["ExportSession"]()
+_SERVING = pytest.StashKey["ServeSession"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--resume", action="store_true", help="go on with --run-id, or with the newest run")
     group.addoption("--onnx-dir", metavar="DIR", default="models/optimized", help="where exported files are published")
     group.addoption("--target-python", metavar="FILE", help="interpreter whose ONNX Runtime has to load the files too")
+    group.addoption("--triton-python", metavar="FILE", help="interpreter of the server's environment (make serve-env)")
+    group.addoption("--model-repository", metavar="DIR", help="repository to prove (default: one of the spec's files)")
+    group.addoption("--requests", metavar="N", default="1000", help="answers to check under load (default: 1000)")
+    group.addoption("--perf-csv", metavar="FILE", help="measure served branches under several clients at once, too")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,6 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA GPU; skipped, by name, where there is none")
     config.addinivalue_line("markers", "on_cuda: a check of the gate that needs --device cuda")
     config.addinivalue_line("markers", "on_target: a check of the gate that needs --target-python")
+    config.addinivalue_line("markers", "on_server: needs a Triton server, one of our own or TRITON_HTTP_URL")
     with pytest_plugin.usage_errors():
         if pytest_plugin.wants(config, BENCH_TESTS):
             config.stash[_SESSION] = BenchSession.prepare(config, _options(config))
@@ -67,10 +75,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
             pytest_plugin.refuse_xdist(config)
             config.stash[_EXPORTS] = ExportSession.prepare(_options(config))
+        if pytest_plugin.wants(config, SERVE_TESTS):
+            from fixtures.session.serve_session import ServeSession  # noqa: PLC0415
+
+            pytest_plugin.refuse_xdist(config)
+            config.stash[_SERVING] = ServeSession.prepare(_options(config))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    sessions = (config.stash.get(_SESSION, None), config.stash.get(_EXPORTS, None))
+    stash = config.stash
+    sessions = (stash.get(_SESSION, None), stash.get(_EXPORTS, None), stash.get(_SERVING, None))
     return [line for session in sessions if session for line in session.header()]
 
 
@@ -84,6 +98,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "parity_case" in metafunc.fixturenames:
         parity_cases = metafunc.config.stash[_EXPORTS].parity_cases
         metafunc.parametrize("parity_case", [case.id for case in parity_cases], indirect=True)
+    if "branch" in metafunc.fixturenames and _SERVING in metafunc.config.stash:
+        exports = metafunc.config.stash[_SERVING].exports
+        metafunc.parametrize("branch", [export.id for export in exports], indirect=True)
 
 
 @pytest.hookimpl(trylast=True)
@@ -94,6 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             session.select(items)
         if exports := config.stash.get(_EXPORTS, None):
             exports.select(items, collect_only=config.option.collectonly)
+        if serving := config.stash.get(_SERVING, None):
+            serving.select(items, collect_only=config.option.collectonly)
 
 
 @pytest.fixture(name="case")
@@ -128,6 +147,16 @@ def _gate(export: Export, exports: ExportSession) -> Gate:
     return exports.gate(export)
 
 
+@pytest.fixture(name="serving")
+def _serving(request: pytest.FixtureRequest) -> ServeSession:
+    return request.config.stash[_SERVING]
+
+
+@pytest.fixture(name="branch")
+def _branch(request: pytest.FixtureRequest, serving: ServeSession) -> ServedBranch:
+    return serving.branch(request.param)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A case that did not pass leaves no time in the benchmark JSON."""
@@ -155,6 +184,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
         bench_session.finish(int(exitstatus))
     if exports := session.config.stash.get(_EXPORTS, None):
         exports.close()
+    if serving := session.config.stash.get(_SERVING, None):
+        serving.close()
     result = yield
     if bench_session:
         bench_session.write_json_without_times()
@@ -168,6 +199,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if exports and exports.published:
         terminalreporter.section("published")
         for line in exports.report():
+            terminalreporter.write_line(line)
+    serving = terminalreporter.config.stash.get(_SERVING, None)
+    if serving and serving.waterfalls:
+        terminalreporter.section("error waterfall of what is served")
+        for line in serving.report():
             terminalreporter.write_line(line)
 
 
@@ -184,4 +220,8 @@ def _options(config: pytest.Config) -> Options:
         resume=config.getoption("--resume"),
         onnx_dir=str(Path(config.invocation_params.dir) / config.getoption("--onnx-dir")),
         target_python=config.getoption("--target-python"),
+        triton_python=config.getoption("--triton-python"),
+        perf_csv=config.getoption("--perf-csv"),
+        model_repository=config.getoption("--model-repository"),
+        requests=config.getoption("--requests"),
     )

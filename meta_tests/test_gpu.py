@@ -131,7 +131,7 @@ def test_this_process_is_not_foreign_and_another_one_is() -> None:
     gpu = Gpu.first_visible()
     assert gpu is not None
     state = DeviceState.establish(DEVICE, gpu)
-    sample = state.sample()
+    sample = state.sample(frozenset())
     assert sample.sm_clock_mhz is not None
     assert sample.sm_clock_mhz > 100
     program = "import torch, sys; x = torch.ones(1, device='cuda'); print('up', flush=True); sys.stdin.read()"
@@ -139,7 +139,7 @@ def test_this_process_is_not_foreign_and_another_one_is() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "up\n"
-        crowded = state.sample().foreign_processes
+        crowded = state.sample(frozenset()).foreign_processes
         other.communicate()
     assert crowded == sample.foreign_processes + 1
 

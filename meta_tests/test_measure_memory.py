@@ -23,6 +23,7 @@ from fixtures.measure.out_of_memory import is_out_of_memory
 from fixtures.nvml import Gpu
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
+from fixtures.triton.access import ServerAccess
 from meta_tests.conftest import ROOT
 
 
@@ -31,7 +32,7 @@ def request_for(bundle_root: Path, batch: int = 1, size: int = 128) -> ProbeRequ
     bundle = Bundle(bundle_root)
     weights = bundle.weights(locate_checkpoint(variant, bundle))
     case = Case(variant, batch, "fp32", "torch")
-    return ProbeRequest(case, bundle_root, weights, bundle_root, frame_files(None), "cpu", offline=True)
+    return ProbeRequest(case, bundle_root, weights, bundle_root, ServerAccess(), frame_files(None), "cpu", offline=True)
 
 
 def test_stages_of_a_cpu_case(bundle_root: Path) -> None:

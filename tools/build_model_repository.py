@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -28,13 +29,8 @@ def main() -> int:
     arguments = _parsed()
     spec = load_spec(arguments.spec)
     exports, skipped = _selected(spec, arguments)
-    branches = [
-        served_branch(export, arguments.onnx_dir, spec.target.triton, export.variant.serving or spec.serving)
-        for export in exports
-    ]
-    repository = write_repository(
-        arguments.out, branches, spec.target.triton, _served_on(arguments.device), arguments.fused
-    )
+    branches = [served_branch(export, arguments.onnx_dir, spec.target.triton) for export in exports]
+    repository = write_repository(arguments.out, branches, _served_on(arguments.device), arguments.fused)
     for name in skipped:
         print(f"skipped {name}: optional, and not exported")
     for branch in branches:
@@ -69,7 +65,7 @@ def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], 
             skipped.append(export.branch)
             continue
         variant = export.variant.model_copy(update={"frame": frame}) if frame else export.variant
-        exports.append(Export(variant, export.batch, export.dtype))
+        exports.append(replace(export, variant=variant))
     if not exports:
         raise InputError(str(arguments.spec), "branches=0", "at least one exported variant", "Export one first.")
     return exports, skipped
@@ -82,8 +78,8 @@ def _with_batches(exports: Sequence[Export], batches: list[int] | None) -> list[
     for batch in batches:
         if not 1 <= batch <= MAX_BATCH:
             raise InputError("--batch", f"value={batch}", f"1 to {MAX_BATCH}", "Write one that was exported.")
-    kinds = dict.fromkeys((export.variant, export.dtype) for export in exports)
-    return [Export(variant, batch, dtype) for variant, dtype in kinds for batch in dict.fromkeys(batches)]
+    one_each = {export.variant.name: export for export in exports}.values()
+    return [replace(export, batch=batch) for export in one_each for batch in dict.fromkeys(batches)]
 
 
 def _frame(text: str) -> Frame:

@@ -1,0 +1,201 @@
+"""What a live server serves, as its clients meet it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.client import HTTPConnection
+
+import numpy as np
+import pytest
+
+from fixtures.export.parity import FLOORS, relative_error
+from fixtures.records import ServedProtocol
+from fixtures.session.serve_session import ServeSession
+from fixtures.triton.branches import ServedBranch, ServedModel
+from fixtures.triton.client import Array, RequestRefused, open_client
+from fixtures.triton.config import read_config
+from fixtures.triton.load import Question, closed_loop
+
+# A library that deprecates something says nothing about a server.
+pytestmark = [pytest.mark.on_server, pytest.mark.filterwarnings("default")]
+
+PROTOCOLS: tuple[ServedProtocol, ...] = ("http", "grpc", "grpc+shm")
+CONCURRENCY = 8
+MOST_GROWTH_MB = 64  # of a server's memory under load: more is a leak that a night of requests turns into an outage
+PATIENCE_S = 60
+MIB = 1024**2
+
+
+def test_live_configuration(branch: ServedBranch, serving: ServeSession) -> None:
+    """Every model is ready, and runs with the names, dtypes, shapes and options that were written."""
+    for role, model in branch.models.items():
+        if role == "fused" and not serving.has_fused:
+            continue
+        assert serving.live.is_ready(model.name), f"{model.name} is not ready"
+        assert not serving.live.metadata_differences(model.name, model.inputs, model.outputs)
+        written = (serving.repository / model.name / "config.pbtxt").read_text()
+        assert not serving.live.config_differences(read_config(written))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_golden_frames(branch: ServedBranch, serving: ServeSession, protocol: ServedProtocol) -> None:
+    """Frames sent to the server give what the float64 module gives, as closely as torch in the same class."""
+    if protocol == "grpc+shm" and serving.own_server is None:
+        pytest.skip("needs a server on this machine, and TRITON_HTTP_URL may name another one")
+    gate = serving.gate(branch)
+    models = [branch.models["ensemble"], *([branch.models["fused"]] if serving.has_fused else [])]
+    with open_client(serving.server.endpoint, protocol) as client:
+        for model in models:
+            if problems := gate.problems(lambda frames, model=model: client.infer(model, frames)):  # type: ignore[misc]
+                pytest.fail(f"{model.name} over {protocol}:\n" + "\n".join(problems), pytrace=False)
+        answers = gate.evaluate(lambda frames: client.infer(models[0], frames)).outputs
+    kind = serving.live.kind(branch.models["model"].name)
+    serving.waterfalls[f"{branch.name} over {protocol}"] = gate.waterfall(f"Triton ({kind})", answers)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("wrong", ["dtype", "size", "NCHW", "input missing", "unknown name", "one frame too many"])
+def test_wrong_requests_are_refused(
+    branch: ServedBranch, serving: ServeSession, protocol: ServedProtocol, wrong: str
+) -> None:
+    """With words that name the input, and the server answers the next request as it did before."""
+    model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
+    with open_client(serving.server.endpoint, protocol) as client:
+        before = client.infer(model, frames)
+        named = _named(model, frames)
+        with pytest.raises(RequestRefused) as refused:
+            client.send(model.name, _made_wrong(wrong, model, named), [model.outputs[0].name])
+        message = str(refused.value)
+        assert model.name in message or any(name in message for name in named), message
+        assert serving.live.is_live()
+        np.testing.assert_array_equal(client.infer(model, frames), before)
+
+
+@pytest.mark.parametrize("extra_mib", [1, 64])
+def test_an_oversized_body_is_refused(branch: ServedBranch, serving: ServeSession, extra_mib: int) -> None:
+    """More bytes than the frames have, and the server lives on."""
+    model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
+    header, body = _http_request(model, frames)
+    status, answer = _post(serving, model, header, body + b"\0" * (extra_mib * MIB))
+    assert HTTPStatus(status).is_client_error, answer
+    assert "error" in answer
+    status, answer = _post(serving, model, header, body)
+    assert status == HTTPStatus.OK, answer
+
+
+def test_every_answer_is_that_of_its_request(branch: ServedBranch, serving: ServeSession) -> None:
+    """Many clients at once: no answer belongs to another request, and the server's memory does not grow."""
+    model, sets = branch.models["ensemble"], serving.input_sets(branch)
+    with open_client(serving.server.endpoint, "http") as client:
+        expected = [client.infer(model, frames).astype(np.float64) for frames in sets]
+    tolerance = FLOORS[branch.export.dtype]
+    for index, answer in enumerate(expected):
+        others = [relative_error(answer, other) for other in expected[:index]]
+        assert all(error > 10 * tolerance for error in others), "these frames tell no request from another"
+    wrong: list[str] = []
+
+    def check(index: int, answer: Array) -> None:
+        error = relative_error(answer.astype(np.float64), expected[index])
+        if not error <= tolerance:
+            wrong.append(f"input set {index}: error={error:.3g}, expected at most {tolerance:g}")
+
+    question = Question(serving.server.endpoint, "http", model, sets)
+    closed_loop(question, CONCURRENCY, CONCURRENCY)  # its arenas have grown by then
+    before = _memory_mb(serving)
+    load = closed_loop(question, CONCURRENCY, serving.requests, check)
+    assert not wrong, f"{len(wrong)} of {len(load.latencies_ms)} answers are wrong: {wrong[0]}"
+    assert len(load.latencies_ms) == serving.requests
+    assert _memory_mb(serving) - before < MOST_GROWTH_MB
+
+
+def test_reload(branch: ServedBranch, serving: ServeSession) -> None:
+    """Unloaded, a branch is refused with clear words; loaded again, it answers as before."""
+    model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
+    with open_client(serving.server.endpoint, "http") as client:
+        before = client.infer(model, frames)
+        try:
+            serving.live.unload(model.name)
+        except RequestRefused as error:
+            pytest.skip(f"needs --model-control-mode=explicit: {error}")
+        _wait(lambda: not serving.live.is_ready(model.name))
+        with pytest.raises(RequestRefused, match=model.name):
+            client.infer(model, frames)
+        serving.live.load(model.name)
+        np.testing.assert_array_equal(client.infer(model, frames), before)
+
+
+def test_restart(branch: ServedBranch, serving: ServeSession) -> None:
+    """A server that was stopped and started again answers as before."""
+    server = serving.own_server
+    if server is None:
+        pytest.skip("needs a server of our own, and TRITON_HTTP_URL names another one")
+    model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
+    with open_client(server.endpoint, "http") as client:
+        before = client.infer(model, frames)
+    serving.restart()
+    with open_client(server.endpoint, "http") as client:
+        np.testing.assert_array_equal(client.infer(model, frames), before)
+
+
+def _named(model: ServedModel, frames: tuple[Array, ...]) -> dict[str, Array]:
+    return {tensor.name: frame for tensor, frame in zip(model.inputs, frames, strict=True)}
+
+
+def _made_wrong(wrong: str, model: ServedModel, named: dict[str, Array]) -> dict[str, Array]:
+    """The inputs of a request with one mistake that clients make."""
+    first, last = model.inputs[0].name, model.inputs[-1].name
+    frame = named[first]
+    if wrong == "input missing":
+        return {name: array for name, array in named.items() if name != last}
+    if wrong == "unknown name":
+        return {"frames" if name == first else name: array for name, array in named.items()}
+    changed = {
+        "dtype": frame.astype(np.float32),
+        "size": np.repeat(frame, 2, axis=1),
+        "NCHW": np.ascontiguousarray(frame.transpose(0, 3, 1, 2)),
+        "one frame too many": np.concatenate((frame, frame[:1])),
+    }
+    return {**named, first: changed[wrong]}
+
+
+def _http_request(model: ServedModel, frames: tuple[Array, ...]) -> tuple[bytes, bytes]:
+    """The JSON of a request, and the whole body with the frames after it."""
+    inputs = [
+        {
+            "name": tensor.name,
+            "datatype": "UINT8",
+            "shape": list(frame.shape),
+            "parameters": {"binary_data_size": frame.nbytes},
+        }
+        for tensor, frame in zip(model.inputs, frames, strict=True)
+    ]
+    outputs = [{"name": model.outputs[0].name, "parameters": {"binary_data": True}}]
+    header = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
+    return header, header + b"".join(frame.tobytes() for frame in frames)
+
+
+def _post(serving: ServeSession, model: ServedModel, header: bytes, body: bytes) -> tuple[int, str]:
+    """Status and beginning of the answer to a body that no client library would send."""
+    connection = HTTPConnection(serving.server.endpoint.http, timeout=60)
+    try:
+        lengths = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
+        connection.request("POST", f"/v2/models/{model.name}/infer", body, lengths)
+        answer = connection.getresponse()
+        return answer.status, answer.read(200).decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def _memory_mb(serving: ServeSession) -> float:
+    """Host memory of the server and its backends; 0 for a server whose processes we do not know."""
+    return sum(process.memory_info().rss for process in serving.server.processes()) / MIB
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing has changed in {PATIENCE_S} s"
+        time.sleep(0.05)
