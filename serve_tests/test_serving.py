@@ -80,7 +80,7 @@ def test_an_oversized_body_is_refused(branch: ServedBranch, serving: ServeSessio
     model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
     header, body = _http_request(model, frames)
     status, answer = _post(serving, model, header, body + b"\0" * (extra_mib * MIB))
-    assert HTTPStatus(status).is_client_error, answer
+    assert HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR, answer
     assert "error" in answer
     status, answer = _post(serving, model, header, body)
     assert status == HTTPStatus.OK, answer
