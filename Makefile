@@ -1,4 +1,5 @@
-# `make bench` measures, `make export` exports and gates, `make test` runs the suite's own tests. Each sets up what it needs.
+# `make bench` measures, `make export` exports and gates, `make serve` proves what a server serves, `make test` runs the
+# suite's own tests. Each sets up what it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,8 +10,15 @@ MODELS_ROOT := $(or $(DP_MODELS_ROOT),$(SYNTHETIC))
 ARGS ?=
 # The oldest ONNX Runtime that an exported file has to load in: the one of Triton 24.08.
 OLDEST := .venv-onnxruntime-1.18.1
+# PyPI's tritonserver. Of its package only the binary is wanted: what it would install beside it is for its Python API.
+SERVER := .venv-triton
+ifeq ($(shell command -v nvidia-smi),)
+SERVER_ONNXRUNTIME := onnxruntime
+else
+SERVER_ONNXRUNTIME := onnxruntime-gpu[cuda,cudnn]
+endif
 
-.PHONY: bench export oldest-env test lint clean
+.PHONY: bench export serve oldest-env serve-env test lint clean
 
 bench: $(READY) $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
 	$(BIN)/python -m pytest bench_tests --models-root "$(MODELS_ROOT)" --benchmark-json=out/benchmark.json $(ARGS)
@@ -18,13 +26,28 @@ bench: $(READY) $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
 export: $(READY) $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
 	$(BIN)/python -m pytest export_tests --models-root "$(MODELS_ROOT)" $(ARGS)
 
+serve: $(READY) $(SERVER)/.ready $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
+	$(BIN)/python -m pytest serve_tests --models-root "$(MODELS_ROOT)" $(ARGS)
+
 oldest-env: $(OLDEST)/bin/python
+
+serve-env: $(SERVER)/.ready
+
+$(SERVER)/.ready: constraints-server.txt
+	$(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-server.txt \
+		"$(SERVER_ONNXRUNTIME)" onnx numpy
+	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-server.txt \
+		--no-deps nvidia-pytriton
+	touch $(SERVER)/.ready
 
 $(OLDEST)/bin/python:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check onnxruntime==1.18.1 'numpy<2'
 
+# Where the server cannot be installed, the tests that need it are skipped, with the reason.
 test: $(READY)
+	-$(MAKE) --no-print-directory serve-env
 	$(BIN)/python -m pytest meta_tests --timeout=600 $(ARGS)
 
 lint: $(READY)
@@ -44,4 +67,4 @@ $(SYNTHETIC)/SYNTHETIC.json: $(READY)
 	$(BIN)/python -m tools.make_bundle --out $(SYNTHETIC) --seed 0
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .cache
+	rm -rf $(VENV) $(OLDEST) $(SERVER) .cache
