@@ -83,8 +83,9 @@ class Suite:
 def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:
     for descriptor, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    unset = environment()
     os.environ.clear()
-    os.environ.update(environment())
+    os.environ.update(unset)
     os.chdir(ROOT)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     # Modules that the server has imported are too late for pytest's rewriting of asserts.

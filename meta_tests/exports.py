@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -15,10 +15,9 @@ from fixtures.bundle import Bundle, Weights
 from fixtures.cases import Export, FilePrecision
 from fixtures.export.gate import Gate, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
-from fixtures.export.reference import Array64, Reference
+from fixtures.export.reference import Reference
 from fixtures.frames import frame_files
 from fixtures.measure import memory
-from fixtures.records import Dtype, Provider
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from meta_tests.conftest import SMALL_SPEC, Suite, _main
@@ -32,20 +31,6 @@ RAFT_FILE = "raft/raft_small_128.onnx"
 EXPORT_SPEC = SMALL_SPEC.replace("runtimes: [torch]", "runtimes: [onnxruntime]").replace("[1, 2]", "[1]")
 
 Tamper = Callable[[onnx.ModelProto], None]
-
-
-class _Remembering(Reference):
-    """Makes each draw for all inputs and keeps it: many files are judged by the same draws here."""
-
-    def __init__(self, variant: Variant, checkpoint: Path) -> None:
-        super().__init__(variant, checkpoint, parity_inputs(frame_files(None), variant))
-        self._draws: dict[tuple[Provider, Dtype, int], list[Array64]] = {}
-
-    def perturbed(self, provider: Provider, dtype: Dtype, indices: Sequence[int], seed: int) -> list[Array64]:
-        key = (provider, dtype, seed)
-        if key not in self._draws:
-            self._draws[key] = super().perturbed(provider, dtype, range(len(self.inputs)), seed)
-        return [self._draws[key][index] for index in indices]
 
 
 @dataclass(frozen=True)
@@ -94,7 +79,8 @@ class Published:
 @cache
 def reference_of(bundle_root: Path, variant: Variant) -> Reference:
     """The yardstick of a variant; once in a process."""
-    return _Remembering(variant, locate_checkpoint(variant, Bundle(bundle_root)))
+    inputs = parity_inputs(frame_files(None), variant)
+    return Reference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs)
 
 
 @cache

@@ -97,14 +97,14 @@ class MadeUp(Reference):
         self.truth = [array(0, 0, 0, 1 + index) for index in range(len(NAMES))]
         self.asked: list[tuple[list[int], int]] = []
         self._torch_error = torch_error
-        self._draws = draws
+        self._errors_drawn = draws
 
     def outputs(self, provider: Provider, dtype: Dtype) -> list[Array64]:
         return self.moved(*[self._torch_error] * len(NAMES))
 
     def perturbed(self, provider: Provider, dtype: Dtype, indices: Sequence[int], seed: int) -> list[Array64]:
         self.asked.append((list(indices), seed))
-        return [self.moved(*[self._draws[seed]] * len(NAMES))[index] for index in indices]
+        return [self.moved(*[self._errors_drawn[seed]] * len(NAMES))[index] for index in indices]
 
     def moved(self, *errors: float) -> list[Array64]:
         """Outputs with these relative errors."""

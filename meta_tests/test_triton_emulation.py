@@ -1,0 +1,371 @@
+"""The emulated backend refuses what the real one refuses, in words that name it, and puts options together as it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import json_format
+from onnx import TensorProto, helper, numpy_helper
+
+from fixtures.cases import Export
+from fixtures.spec import Serving
+from fixtures.triton.branches import ServedBranch, served_branch
+from fixtures.triton.config import ServedOn, configs
+from fixtures.triton.emulation.rules import OVERWRITTEN, cuda_options, load_problems
+from fixtures.triton.repository import VERSION, write_repository
+from meta_tests.exports import MIDAS, published
+
+SHAPE = (1, 3)
+STALE = "the backend binds other buffers in each request, so that a graph replays stale data"
+Pairs = Mapping[str, str]
+
+
+def model(opset: int = 18, ir_version: int = 10) -> onnx.ModelProto:
+    """One node that adds w to x."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, SHAPE)],
+        [numpy_helper.from_array(np.ones(SHAPE, np.float32), "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file that every release loads."""
+    path = tmp_path / "m" / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    onnx.save(model(), path)
+    return path
+
+
+def tensor(name: str, **changes: Any) -> dict[str, Any]:
+    """A tensor as the server's JSON has it, which writes 64-bit integers as text."""
+    return {"name": name, "data_type": "TYPE_FP32", "dims": ["1", "3"]} | changes
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return {"name": "m", "max_batch_size": 0, "input": [tensor("x")], "output": [tensor("y")]} | changes
+
+
+def accelerated(name: str, pairs: Pairs, **changes: Any) -> dict[str, Any]:
+    """A configuration that asks for an accelerator of a GPU."""
+    accelerators = {"gpu_execution_accelerator": [{"name": name, "parameters": dict(pairs)}]}
+    return config(optimization={"execution_accelerators": accelerators}, **changes)
+
+
+def parameters(**values: str) -> dict[str, Any]:
+    return {key: {"string_value": value} for key, value in values.items()}
+
+
+def test_a_configuration_that_says_what_the_file_says_is_accepted(path: Path) -> None:
+    assert load_problems(config(), path, "24.08") == []
+    assert load_problems(config(input=[tensor("x", dims=["-1", "3"])]), path, "24.08") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"input": [tensor("x", dims=["1", "4"])]},
+            ["tensor 'x': the model expects [1, 3] but the model configuration specifies shape [1, 4]"],
+        ),
+        (
+            {"output": [tensor("y", dims=["3"])]},
+            ["tensor 'y': the model expects [1, 3] but the model configuration specifies shape [3]"],
+        ),
+        (
+            {"input": [tensor("x", data_type="TYPE_FP16")]},
+            ["tensor 'x': the model is TYPE_FP32 but the configuration says TYPE_FP16"],
+        ),
+        (
+            {"input": [tensor("x"), tensor("z")]},
+            ["unexpected inference input 'z', allowed inputs are: x"],
+        ),
+        ({"input": []}, ["input 'x' of the file is not in the configuration"]),
+        ({"output": []}, ["output 'y' of the file is not in the configuration"]),
+        (
+            {"output": [tensor("OUTPUT__0")]},
+            [
+                "unexpected inference output 'OUTPUT__0', allowed outputs are: y",
+                "output 'y' of the file is not in the configuration",
+            ],
+        ),
+    ],
+    ids=["dims", "rank", "dtype", "not in the file", "input not listed", "output not listed", "another name"],
+)
+def test_tensors_that_differ_are_refused(path: Path, changes: dict[str, Any], says: list[str]) -> None:
+    assert load_problems(config(**changes), path, "24.08") == says
+
+
+@pytest.mark.parametrize("dims", [["1", "3"], ["3"]])
+def test_a_batch_before_a_fixed_first_dimension_is_refused(path: Path, dims: list[str]) -> None:
+    batched = config(max_batch_size=8, input=[tensor("x", dims=dims)], output=[tensor("y", dims=dims)])
+    assert load_problems(batched, path, "24.08") == [
+        f"tensor '{name}': for the model to support batching the shape should have at least 1 dimension and the first "
+        "dimension must be -1; but shape expected by the model is [1, 3]"
+        for name in ("x", "y")
+    ]
+
+
+def test_a_batch_before_a_free_first_dimension_is_accepted(path: Path) -> None:
+    free = model()
+    for value in (*free.graph.input, *free.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(free, path)
+    batched = config(max_batch_size=8, input=[tensor("x", dims=["3"])], output=[tensor("y", dims=["3"])])
+    assert load_problems(batched, path, "24.08") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "triton", "says"),
+    [
+        ("rocm", {}, "24.08", ["unknown Execution Accelerator 'rocm' is requested"]),
+        ("cuda", {}, "24.08", []),
+        ("tensorrt", {"precision_mode": "FP16", "trt_engine_cache_enable": "1"}, "24.08", []),
+        (
+            "tensorrt",
+            {"precision_mode": "FP16", "trt_fp16_enable": "1"},
+            "24.08",
+            ["unknown parameter 'trt_fp16_enable' is provided for TensorRT Execution Accelerator"],
+        ),
+        (
+            "cuda",
+            {"cudnn_conv_use_max_workspace": "1"},
+            "26.02",
+            ["unknown parameter 'cudnn_conv_use_max_workspace' is provided for the CUDA Execution Accelerator"],
+        ),
+        ("cuda", {"use_tf32": "0"}, "24.08", []),
+        (
+            "cuda",
+            {"prefer_nhwc": "1"},
+            "24.08",
+            ["parameter 'prefer_nhwc' of the CUDA Execution Accelerator is unknown before Triton 24.12"],
+        ),
+        ("cuda", {"use_tf32": "0", "prefer_nhwc": "1"}, "24.12", []),
+        (
+            "cuda",
+            {"enable_cuda_graph": "1"},
+            "26.02",
+            [f"enable_cuda_graph: {STALE}"],
+        ),
+    ],
+)
+def test_accelerators_take_what_the_release_knows(
+    path: Path, name: str, pairs: Pairs, triton: str, says: list[str]
+) -> None:
+    assert load_problems(accelerated(name, pairs), path, triton) == says
+
+
+def test_an_accelerator_of_the_cpu_is_known_too(path: Path) -> None:
+    for name, says in (("openvino", []), ("xnnpack", ["unknown Execution Accelerator 'xnnpack' is requested"])):
+        accelerators = {"cpu_execution_accelerator": [{"name": name}]}
+        asked = config(optimization={"execution_accelerators": accelerators})
+        assert load_problems(asked, path, "24.08") == says
+
+
+def test_the_keys_that_the_backend_overwrites_are_four() -> None:
+    assert sorted(OVERWRITTEN) == [
+        "arena_extend_strategy",
+        "cudnn_conv_algo_search",
+        "do_copy_in_default_stream",
+        "gpu_mem_limit",
+    ]
+
+
+@pytest.mark.parametrize("key", sorted(OVERWRITTEN))
+def test_a_key_that_the_backend_overwrites_is_refused_where_it_has_no_effect(path: Path, key: str) -> None:
+    assert load_problems(accelerated("cuda", {key: "1"}), path, "26.02") == [
+        f"{key}: the backend overwrites it here; write it in the model's top-level `parameters`"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"cudnn_conv_algo_search": "0", "arena_extend_strategy": "1"}, []),
+        ({"cudnn_conv_algo_search": "2"}, []),
+        ({"cudnn_conv_algo_search": "3"}, ["unsupported cudnn_conv_algo_search value '3' is requested"]),
+        ({"cudnn_conv_algo_search": "DEFAULT"}, ["unsupported cudnn_conv_algo_search value 'DEFAULT' is requested"]),
+        ({"arena_extend_strategy": "2"}, ["unsupported arena_extend_strategy value '2' is requested"]),
+    ],
+)
+def test_parameters_take_numbers_of_their_choices(path: Path, values: dict[str, str], says: list[str]) -> None:
+    assert load_problems(config(parameters=parameters(**values)), path, "24.08") == says
+
+
+@pytest.mark.parametrize(
+    ("opset", "triton", "says"),
+    [
+        (21, "24.08", []),
+        (22, "24.08", ["opset 22: ONNX Runtime 1.18.1 supports up to 21"]),
+        (22, "25.02", ["opset 22: ONNX Runtime 1.20.1 supports up to 21"]),
+        (22, "25.03", []),
+    ],
+)
+def test_an_opset_is_held_to_the_release(path: Path, opset: int, triton: str, says: list[str]) -> None:
+    onnx.save(model(opset=opset), path)
+    assert load_problems(config(), path, triton) == says
+
+
+def test_opsets_of_other_domains_are_not_onnx_s(path: Path) -> None:
+    other = model()
+    other.opset_import.append(helper.make_opsetid("com.microsoft", 99))
+    onnx.save(other, path)
+    assert load_problems(config(), path, "24.08") == []
+
+
+@pytest.mark.parametrize(
+    ("triton", "says"),
+    [
+        ("24.08", ["unsupported model IR version: 11, max supported IR version: 10"]),
+        ("25.05", ["unsupported model IR version: 11, max supported IR version: 10"]),
+        ("25.08", []),
+    ],
+)
+def test_an_ir_version_is_held_to_the_release(path: Path, triton: str, says: list[str]) -> None:
+    onnx.save(model(ir_version=11), path)
+    assert load_problems(config(), path, triton) == says
+
+
+def save_with_data_at(path: Path, location: str) -> None:
+    """The model with its weights in a file beside it, which it seeks at `location`."""
+    onnx.save(model(), path, save_as_external_data=True, location="data", size_threshold=0)
+    moved = onnx.load(path, load_external_data=False)
+    (entry,) = [pair for pair in moved.graph.initializer[0].external_data if pair.key == "location"]
+    entry.value = location
+    path.write_bytes(moved.SerializeToString())
+
+
+def test_external_data_in_the_folder_is_accepted(path: Path) -> None:
+    save_with_data_at(path, "data")
+    assert load_problems(config(), path, "24.08") == []
+
+
+def test_external_data_that_is_missing_is_refused(path: Path) -> None:
+    save_with_data_at(path, "weights")
+    assert load_problems(config(), path, "24.08") == [
+        f"external data of 'w' is missing: {path.with_name('weights').resolve()}"
+    ]
+
+
+@pytest.mark.parametrize("location", ["../data", "/dev/zero", "link"])
+def test_external_data_outside_of_the_folder_is_refused(path: Path, location: str) -> None:
+    outside = path.parent.parent / "data"
+    outside.write_bytes(bytes(12))
+    path.with_name("link").symlink_to(outside)
+    save_with_data_at(path, location)
+    (problem,) = load_problems(config(), path, "24.08")
+    assert problem.startswith("external data of 'w' lies outside of the model's folder: ")
+    assert problem.endswith("/dev/zero" if location == "/dev/zero" else str(outside.resolve()))
+
+
+def test_a_missing_file_is_refused(path: Path) -> None:
+    path.unlink()
+    assert load_problems(config(), path, "24.08") == [f"unable to find '{path}' for model 'm'"]
+
+
+def test_a_file_that_is_no_onnx_is_refused(path: Path) -> None:
+    whole = path.read_bytes()
+    for content in (b"no ONNX", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        assert load_problems(config(), path, "24.08") == [f"{path} is no ONNX model"]
+    path.write_bytes(b"")  # which protobuf reads as a message without fields
+    assert load_problems(config(), path, "24.08")
+
+
+def test_every_problem_is_told_at_once(path: Path) -> None:
+    onnx.save(model(opset=22, ir_version=11), path)
+    wrong = accelerated("rocm", {}, input=[], parameters=parameters(cudnn_conv_algo_search="9"))
+    assert len(load_problems(wrong, path, "24.08")) == 5
+
+
+SERVINGS = [
+    Serving(),
+    Serving(prefer_nhwc=True, cudnn_conv_algo_search="heuristic", gpu_mem_limit_mb=64, gpus=(0, 1)),
+]
+
+
+@pytest.mark.parametrize("served_on", ["cpu", "cuda"])
+@pytest.mark.parametrize("serving", SERVINGS, ids=["as usual", "every option"])
+def test_what_is_written_for_a_branch_is_accepted(
+    bundle_root: Path, tmp_path: Path, serving: Serving, served_on: ServedOn
+) -> None:
+    branch = branch_of(bundle_root, serving)
+    write_repository(tmp_path / "repository", [branch], served_on, fused=True)
+    written = configs(branch, served_on, fused=True)
+    assert written.popitem()[0] == branch.name  # the ensemble, which is no file
+    for name, one in written.items():
+        file = tmp_path / "repository" / name / VERSION / "model.onnx"
+        assert load_problems(_as_json(one), file, "24.12") == []
+        for tensors in (one.input, one.output):
+            tensors[0].dims[0] += 1
+            assert len(load_problems(_as_json(one), file, "24.12")) == 1
+            tensors[0].dims[0] -= 1
+
+
+def branch_of(bundle_root: Path, serving: Serving) -> ServedBranch:
+    one = published(bundle_root, MIDAS)
+    return served_branch(Export(MIDAS, 1, "fp32", serving), one.folder, "24.12")
+
+
+def _as_json(one: Any) -> dict[str, Any]:
+    written: dict[str, Any] = json_format.MessageToDict(one, preserving_proto_field_name=True)
+    return written
+
+
+AS_USUAL = {
+    "device_id": "0",
+    "cudnn_conv_algo_search": "EXHAUSTIVE",
+    "arena_extend_strategy": "kNextPowerOfTwo",
+}
+
+
+def with_accelerators(*accelerators: tuple[str, Pairs]) -> dict[str, Any]:
+    found: Sequence[Any] = [{"name": name, "parameters": pairs} for name, pairs in accelerators]
+    return config(optimization={"execution_accelerators": {"gpu_execution_accelerator": found}})
+
+
+def test_without_options_the_backend_has_its_own() -> None:
+    assert cuda_options(config(), 0) == AS_USUAL
+    assert cuda_options(config(), 3) == AS_USUAL | {"device_id": "3"}
+
+
+def test_options_of_the_accelerator_are_handed_on() -> None:
+    asked = with_accelerators(("cuda", {"use_tf32": "0", "prefer_nhwc": "1"}))
+    assert cuda_options(asked, 0) == AS_USUAL | {"use_tf32": "0", "prefer_nhwc": "1"}
+
+
+def test_what_the_backend_overwrites_comes_from_parameters_alone() -> None:
+    asked = with_accelerators(("cuda", dict.fromkeys(OVERWRITTEN, "7")))
+    assert cuda_options(asked, 0) == AS_USUAL
+    asked["parameters"] = parameters(cudnn_conv_algo_search="1", arena_extend_strategy="1", gpu_mem_limit="4096")
+    assert cuda_options(asked, 0) == {
+        "device_id": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+        "gpu_mem_limit": "4096",
+    }
+
+
+def test_options_of_tensorrt_are_none_of_cuda_s() -> None:
+    asked = with_accelerators(("tensorrt", {"precision_mode": "FP16"}), ("cuda", {"use_tf32": "0"}))
+    assert cuda_options(asked, 0) == AS_USUAL | {"use_tf32": "0"}
+
+
+@pytest.mark.parametrize("serving", SERVINGS, ids=["as usual", "every option"])
+def test_what_is_written_for_a_branch_becomes_the_options_that_the_spec_asked_for(
+    bundle_root: Path, serving: Serving
+) -> None:
+    branch = branch_of(bundle_root, serving)
+    asked = _as_json(configs(branch, "cuda", fused=False)[branch.models["model"].name])
+    every = {"prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": str(64 * 1024**2)}
+    added = every if serving.prefer_nhwc else {}
+    assert cuda_options(asked, 0) == AS_USUAL | {"use_tf32": "0"} | added
