@@ -19,7 +19,7 @@ from torchvision.transforms._presets import OpticalFlow
 from torchvision.transforms.v2 import functional
 
 from fixtures.export.interface import Interface
-from fixtures.export.served import MOST_GREY_LEVELS
+from fixtures.export.served import most_grey_levels
 from fixtures.frames import frame_batches, frame_files
 from fixtures.onnx_session import open_session
 from fixtures.preprocess import Preprocess
@@ -104,9 +104,9 @@ def test_preprocess_is_what_the_authors_do(
         for output, one in zip(outputs, frames, strict=True):
             assert output.shape == (batch, 3, *size)
             of_bench = module(torch.from_numpy(np.ascontiguousarray(one))).numpy()
-            assert grey_levels(branch, output - of_bench) <= MOST_GREY_LEVELS, name
+            assert grey_levels(branch, output - of_bench) <= most_grey_levels(branch.frame_size), name
             official = OFFICIAL[variant.model](one, size=size)
-            assert grey_levels(branch, output - official) <= MOST_GREY_LEVELS, name
+            assert grey_levels(branch, output - official) <= most_grey_levels(branch.frame_size), name
 
 
 @pytest.mark.parametrize("interpolation", [cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_LANCZOS4])
@@ -118,7 +118,7 @@ def test_the_bound_tells_another_interpolation(tmp_path: Path, interpolation: in
     (output,) = session.run(None, {"INPUT__0": frames})
     resized = cv2.resize(frames[0] / 255.0, (DPT.width, DPT.height), interpolation=interpolation)
     official = (resized.transpose(2, 0, 1)[None] - 0.5) / 0.5
-    assert grey_levels(branch, output - official) > 100 * MOST_GREY_LEVELS
+    assert grey_levels(branch, output - official) > 100 * most_grey_levels(branch.frame_size)
 
 
 def fixed_interface(path: Path) -> Interface:
@@ -177,7 +177,7 @@ def test_versions_are_those_of_the_branchs_file(tmp_path: Path, opset: int, ir_v
     (frames,) = contents(1, 1, (180, 320))["noise"]
     (output,) = open_session(saved(model, tmp_path), "cpu", "fp32").run(None, {"INPUT__0": frames})
     expected = Preprocess(branch.normalization, (64, 96), torch.float32)(torch.from_numpy(frames)).numpy()
-    assert grey_levels(branch, output - expected) <= MOST_GREY_LEVELS
+    assert grey_levels(branch, output - expected) <= most_grey_levels(branch.frame_size)
 
 
 # --- preprocess and file in one ---

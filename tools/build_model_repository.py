@@ -9,6 +9,7 @@ Needs neither torch nor a GPU.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], 
     if arguments.dtype not in (None, *get_args(Dtype)):
         rule = f"one of {', '.join(get_args(Dtype))}"
         raise InputError("--dtype", f"value={arguments.dtype!r}", rule, "Write one of these.")
-    frame = _frame(arguments.frame) if arguments.frame else None
+    frame = None if arguments.frame is None else _frame(arguments.frame)
     exports, skipped = [], []
     for export in _with_batches(exports_of(spec, arguments.dtype), arguments.batch):
         if export.variant.optional and not (arguments.onnx_dir / export.file).exists():
@@ -84,7 +85,9 @@ def _with_batches(exports: Sequence[Export], batches: list[int] | None) -> list[
 
 def _frame(text: str) -> Frame:
     height, _, width = text.partition("x")
-    if height.isdecimal() and width.isdecimal() and all(1 <= int(length) <= MAX_FRAME for length in (height, width)):
+    if re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", text) and all(
+        1 <= int(length) <= MAX_FRAME for length in (height, width)
+    ):
         return Frame(height=int(height), width=int(width))
     rule = f"height x width in pixels up to {MAX_FRAME}, such as 720x1280"
     raise InputError("--frame", f"value={text!r}", rule, "Write it so.")
