@@ -14,7 +14,7 @@ import skimage
 
 from fixtures.models import family
 from fixtures.registry import names
-from fixtures.spec import Frame, Protocol, Spec, Target, Variant
+from fixtures.spec import Frame, Protocol, Serving, Spec, Target, Variant
 from meta_tests.conftest import ROOT, Suite
 
 README = (ROOT / "README.md").read_text()
@@ -31,7 +31,7 @@ def commands(start: str) -> list[str]:
 
 
 def test_every_command_is_of_a_known_kind() -> None:
-    suites = ("pytest bench_tests", "pytest export_tests")
+    suites = ("pytest bench_tests", "pytest export_tests", "pytest serve_tests")
     kinds = ("make ", ". .venv/bin/activate", *suites, "pytest-benchmark compare", "python -m tools.")
     assert all(command.startswith(kinds) for command in COMMANDS)
     assert {"make bench", "make test"} <= set(COMMANDS)
@@ -55,7 +55,7 @@ def test_pytest_commands_select_cases(suite: Suite, command: str) -> None:
     assert re.search(r"\d+(/\d+)? tests collected", ended.stdout)
 
 
-@pytest.mark.parametrize("command", commands("pytest export_tests"))
+@pytest.mark.parametrize("command", [*commands("pytest export_tests"), *commands("pytest serve_tests")])
 def test_export_commands_select_files(bundle_root: Path, command: str) -> None:
     arguments = ["-m", *shlex.split(command), "--models-root", str(bundle_root), "--collect-only", "-q"]
     ended = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
@@ -82,14 +82,14 @@ def test_tools_take_the_options_that_are_shown(command: str) -> None:
 
 def test_every_option_is_explained() -> None:
     declared = re.findall(r'addoption\("(--[a-z-]+)"', (ROOT / "conftest.py").read_text())
-    assert len(declared) == 11
+    assert len(declared) == 15
     for option in declared:
         assert f"`{option}" in README
 
 
 def test_every_key_of_a_spec_is_explained() -> None:
     reference = README[README.index("## The spec") :]
-    for model in (Spec, Variant, Frame):
+    for model in (Spec, Variant, Frame, Serving):
         for key in model.model_fields:
             assert f"{key}" in reference
     dotted = [*(f"protocol.{key}" for key in Protocol.model_fields), *(f"target.{key}" for key in Target.model_fields)]
@@ -110,3 +110,20 @@ def test_the_table_is_the_stored_run() -> None:
         measured = [tables[runtime][variant][batch] for runtime in RUNTIMES]
         assert shown == [round(value, 2) for value in measured]
         assert quotient == round(measured[-1] / measured[RUNTIMES.index("torch-compile")], 1)
+
+
+def test_the_served_table_is_the_stored_run() -> None:
+    """Each median of the served table, and the waterfall's sentence."""
+    summary = json.loads((ROOT / "meta_tests/data/h100_served/summary.json").read_text())
+    (served,) = [case["served"] for case in summary["cases"] if case["served"]]
+    rows = re.findall(r"^\| (\w+), `([a-z+]+)` \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+    figures = {
+        (path["role"], path["protocol"]): (path["latency_ms"]["p50"], path["server_ms"]) for path in served["paths"]
+    }
+    assert len(rows) == len(figures)
+    for role, protocol, client, server in rows:
+        assert (float(client), float(server)) == tuple(round(value, 2) for value in figures[role, protocol])
+    (waterfall,) = summary["waterfalls"]
+    said = README.replace("\n", " ")
+    assert " → ".join(f"{hop['hop']} {hop['ms']:.2f}" for hop in waterfall["hops"]) in said
+    assert f"serving tax {waterfall['serving_tax_percent']:.0f}%" in said

@@ -192,7 +192,7 @@ def test_without_a_server_its_tests_are_skipped_with_the_reason(serving: ServeSu
     [
         (("--requests", "0"), "--requests: value='0', expected 1 to 1000000. Write a number."),
         (("--dtype", "fp16"), "branch midas_64x96: precision of midas/midas_small_64x96.onnx=fp32, expected fp16"),
-        (("--onnx-dir", "absent"), "branch midas_64x96: absent/midas/midas_small_64x96.onnx: file=missing"),
+        (("--onnx-dir", "absent"), "absent/midas/midas_small_64x96.onnx: file=missing, expected an exported file."),
         (("--model-repository", "absent"), "--model-repository absent: folder=No such file or directory"),
         (("-n", "2"), "-n 2: processes=several"),
     ],
