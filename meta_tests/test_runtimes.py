@@ -34,7 +34,9 @@ def subject(bundle_root: Path) -> TorchSubject:
 
 def test_the_name_of_a_file_is_the_name_of_a_plug_in() -> None:
     assert registry.names("models") == ("midas", "raft")
-    assert registry.names("runtimes") == ("onnxruntime", "onnxruntime-graph", "torch", "torch-compile", "torch-graph")
+    assert registry.names("runtimes") == (
+        *("onnxruntime", "onnxruntime-graph", "torch", "torch-compile", "torch-graph", "triton"),
+    )
     for name in registry.names("runtimes"):
         assert issubclass(runtime_class(name), Runtime)
     assert runtime_class("torch-graph").needs_cuda

@@ -55,7 +55,7 @@ def test_shipped_specs_load(path: Path) -> None:
             "runtimes: [torch]",
             "runtimes: [tensorflow]",
             4,
-            "expected one of onnxruntime, onnxruntime-graph, torch, torch-compile, torch-graph",
+            "expected one of onnxruntime, onnxruntime-graph, torch, torch-compile, torch-graph, triton",
         ),
         ("runtimes: [torch]", "runtimes: [torch-grpah]", 4, "Did you mean 'torch-graph'?"),
         ("family: raft", "family: rafts", 9, "Did you mean 'raft'?"),

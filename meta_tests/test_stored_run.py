@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.latency_waterfall import waterfalls
 from fixtures.manifest import read_manifest
 from fixtures.records import Summary
 from tools.summarize import summarize_file
 
 STORED = Path(__file__).parent / "data" / "h200"
+SERVED = Path(__file__).parent / "data" / "h100_served"
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +75,23 @@ def test_every_file_of_the_stored_manifest_passed_on_both_providers() -> None:
             "ONNX fp16 on cpu",
             "ONNX fp16 on cuda",
         ]
+
+
+@pytest.mark.parametrize("name", ["summary.json", "raft_summary.json"])
+def test_a_stored_served_run_is_a_summary_of_today(name: str) -> None:
+    """A branch on a GPU, through the emulated backend: what is at the server is part of what its client waits."""
+    summary = Summary.model_validate_json((SERVED / name).read_text())
+    assert summary.environment["gpu"] == "NVIDIA H100 80GB HBM3"
+    (case,) = [case for case in summary.cases if case.served]
+    assert case.served is not None
+    assert case.served.server == case.knobs["server"] == "emulated"
+    assert all(0 < path.server_ms < path.latency_ms.p50 for path in case.served.paths)
+    assert summary.waterfalls == waterfalls(summary.cases)
+
+
+def test_stored_rows_of_a_served_case_say_which_server() -> None:
+    lines = gzip.decompress((SERVED / "results.jsonl.gz").read_bytes()).decode().splitlines()
+    served = [row for row in map(json.loads, lines) if row["runtime"] == "triton"]
+    assert len(served) >= 100
+    assert {row["knobs"]["server"] for row in served} == {"emulated"}
+    assert set(read_manifest(SERVED).files) == {"midas/midas_small_256.onnx", "raft/raft_small_256.onnx"}
