@@ -37,6 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--models-root", help="folder of the checkpoints (default: DP_MODELS_ROOT)")
     group.addoption("--offline", action=argparse.BooleanOptionalAction, default=True, help="refuse the network")
     group.addoption("--frames", metavar="DIR", help="PNG or JPEG files (default: photographs of scikit-image)")
+    group.addoption("--audio", metavar="DIR", help="WAV files (default: music that the suite synthesises)")
+    group.addoption("--prompts", metavar="FILE", help="text with a prompt a line (default: prompts of the suite)")
     group.addoption("--out", metavar="DIR", default="out", help="where runs are kept (default: out)")
     group.addoption("--run-id", help="name of the run's folder (default: date, device and process)")
     group.addoption("--resume", action="store_true", help="go on with --run-id, or with the newest run")
@@ -215,6 +217,8 @@ def _options(config: pytest.Config) -> Options:
         models_root=config.getoption("--models-root"),
         offline=config.getoption("--offline"),
         frames=config.getoption("--frames"),
+        audio=config.getoption("--audio"),
+        prompts=config.getoption("--prompts"),
         out=str(Path(config.invocation_params.dir) / config.getoption("--out")),
         run_id=config.getoption("--run-id"),
         resume=config.getoption("--resume"),

@@ -13,9 +13,9 @@ from fixtures.bundle import sha256_of
 from fixtures.cases import Export
 from fixtures.export.interface import interface_of
 from fixtures.manifest import enter
-from fixtures.models import family
+from fixtures.models import tower_of
 from fixtures.records import FileRecord
-from fixtures.spec import Dtype, Frame, Serving, Variant
+from fixtures.spec import SIZE_KEYS, Dtype, Frame, Serving, Variant
 from fixtures.triton.branches import ServedBranch
 from meta_tests.exports import MIDAS, RAFT
 from meta_tests.test_manifest import record
@@ -36,13 +36,13 @@ def record_of(export: Export, **changes: Any) -> FileRecord:
         "variant": variant.name,
         "family": variant.family,
         "model": variant.model,
-        "height": variant.height,
-        "width": variant.width,
+        "tower": variant.tower,
+        **{key: getattr(variant, key) for keys in SIZE_KEYS.values() for key in keys},
         "batch": export.batch,
         "precision": export.precision,
         "inputs": interface.inputs,
         "outputs": interface.outputs,
-        "normalization": family(variant.family).models[variant.model].normalization,
+        "normalization": tower_of(variant).modality.normalization,
     }
     return record(**facts | changes)
 

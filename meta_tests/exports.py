@@ -16,11 +16,11 @@ from fixtures.cases import Export, FilePrecision
 from fixtures.export.gate import Gate, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
-from fixtures.frames import frame_files
 from fixtures.measure import memory
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from meta_tests.conftest import SMALL_SPEC, Suite, _main
+from meta_tests.loading import CONTENT
 
 MIDAS = Variant(name="midas_small_64", family="midas", model="MiDaS_small", height=64, width=96)
 RAFT = Variant(name="raft_small_128", family="raft", model="raft_small", height=128, width=128)
@@ -79,7 +79,7 @@ class Published:
 @cache
 def reference_of(bundle_root: Path, variant: Variant) -> Reference:
     """The yardstick of a variant; once in a process."""
-    inputs = parity_inputs(frame_files(None), variant)
+    inputs = parity_inputs(CONTENT, variant)
     return Reference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs)
 
 

@@ -1,4 +1,4 @@
-"""Subjects for tests that need no whole run."""
+"""Subjects, and what they are measured on, for tests that need no whole run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import torch
 
 from fixtures.bundle import Bundle
 from fixtures.cases import Case
+from fixtures.frames import frame_files
+from fixtures.modalities import Content
+from fixtures.modalities.text import DEFAULT_PROMPTS
 from fixtures.spec import Dtype, Variant
 from fixtures.subject import Sources, TorchSubject, load_torch_subject
+
+# The suite's own, for tests without a hub's tokenizer.
+CONTENT = Content(frame_files(None), (), DEFAULT_PROMPTS, Path("no tokenizers needed"))
 
 
 def torch_subject(variant: Variant, dtype: Dtype, device: torch.device, bundle: Bundle) -> TorchSubject:

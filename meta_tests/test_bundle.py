@@ -65,7 +65,7 @@ def test_another_official_name_is_found_and_two_are_ambiguous(bundle: Bundle) ->
     other = path.rename(path.with_name("raft_small_C_T_V1-ad48884c.pth"))
     assert locate_checkpoint(RAFT, bundle) == other
     shutil.copy(other, path.with_name("raft_small_mine.pth"))
-    with pytest.raises(InputError, match=r"expected one file\. Name it with `checkpoint:`"):
+    with pytest.raises(InputError, match=r"expected one file\. Name it with `weights:`"):
         locate_checkpoint(RAFT, bundle)
 
 
@@ -76,13 +76,13 @@ def test_the_official_name_wins_over_the_pattern(bundle: Bundle) -> None:
 
 
 def test_a_spec_may_name_the_checkpoint(bundle: Bundle) -> None:
-    named = RAFT.model_copy(update={"checkpoint": "visual/mine.pth"})
+    named = RAFT.model_copy(update={"weights": "visual/mine.pth"})
     with pytest.raises(InputError, match=r"visual/mine\.pth: file=missing"):
         locate_checkpoint(named, bundle)
 
 
 def test_a_name_that_no_file_can_have_is_refused(bundle: Bundle) -> None:
-    named = RAFT.model_copy(update={"checkpoint": "long" * 100})
+    named = RAFT.model_copy(update={"weights": "long" * 100})
     with pytest.raises(InputError, match=r"file=File name too long, expected the official checkpoint\."):
         locate_checkpoint(named, bundle)
 

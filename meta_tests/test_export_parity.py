@@ -22,10 +22,10 @@ from fixtures.export.reference import Array64, Reference
 from fixtures.export.task_metrics import TASK_METRICS, TaskMetric, depth_rank_distance, flow_end_point_error_px
 from fixtures.export.translations import TRANSLATIONS
 from fixtures.export.waterfall import largest_hop, waterfall
-from fixtures.frames import frame_files
 from fixtures.onnx_session import open_session, run
 from fixtures.records import Dtype, Hop, InputParity, ParityRecord, Provider
 from meta_tests.exports import MIDAS, RAFT
+from meta_tests.loading import CONTENT
 
 Float32 = NDArray[np.float32]
 NAMES = ("first", "second", "third")
@@ -263,8 +263,8 @@ def test_every_class_has_floors() -> None:
 
 @pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=lambda variant: variant.name)
 def test_the_inputs_are_eight_and_the_same_every_time(variant: Any) -> None:
-    inputs = parity_inputs(frame_files(None), variant)
-    again = parity_inputs(frame_files(None), variant)
+    inputs = parity_inputs(CONTENT, variant)
+    again = parity_inputs(CONTENT, variant)
     assert [one.name for one in inputs] == [
         "photograph 0",
         "photograph 1",
@@ -289,7 +289,7 @@ def test_the_inputs_are_eight_and_the_same_every_time(variant: Any) -> None:
 
 
 def test_the_inputs_reach_the_edges_of_what_a_frame_can_hold() -> None:
-    inputs = {one.name: one.tensors[0] for one in parity_inputs(frame_files(None), RAFT)}
+    inputs = {one.name: one.tensors[0] for one in parity_inputs(CONTENT, RAFT)}
     assert set(inputs["black"].ravel()) == {-1}
     assert set(inputs["white"].ravel()) == {1}
     assert set(inputs["checkerboard"].ravel()) == {-1, 1}
@@ -298,7 +298,7 @@ def test_the_inputs_reach_the_edges_of_what_a_frame_can_hold() -> None:
 
 
 def test_a_made_frame_moves_between_the_two_inputs() -> None:
-    inputs = {one.name: one.tensors for one in parity_inputs(frame_files(None), RAFT)}
+    inputs = {one.name: one.tensors for one in parity_inputs(CONTENT, RAFT)}
     for name in ("waves", "noise", "checkerboard"):
         first, second = inputs[name]
         assert np.array_equal(np.roll(first, 3, axis=-1), second)
@@ -480,7 +480,7 @@ def heads(*shape: int) -> tuple[Tensor, ...]:
     [
         ({}, True),
         ({"scale": 0.5}, True),
-        ({"is_causal": True}, False),
+        ({"is_causal": True}, True),
         ({"attn_mask": torch.ones(10, 10).tril() == 1}, False),
         ({"attn_mask": torch.linspace(-3, 3, 100).reshape(10, 10)}, False),
     ],

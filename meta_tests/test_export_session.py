@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -156,7 +157,7 @@ def root_with(root: Path, source: Path, *names: str) -> Path:
     """A models root with some files of another."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).symlink_to(source / name)
+        os.link(source / name, root / name)
     return root
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fixtures.errors import InputError
-from fixtures.frames import frame_batches, frame_files, read_frame
+from fixtures.frames import frame_files, read_frame
 
 
 def test_default_photographs_are_there_and_differ() -> None:
@@ -17,14 +17,6 @@ def test_default_photographs_are_there_and_differ() -> None:
     assert len(frames) >= 5
     assert all(frame.shape == (64, 96, 3) and frame.dtype == np.uint8 and frame.std() > 10 for frame in frames)
     assert len({frame.tobytes() for frame in frames}) == len(frames)
-
-
-def test_the_second_input_is_one_frame_later() -> None:
-    files = frame_files(None)
-    (first, second), (third, _) = frame_batches(files, 2, 2, (64, 64), 2)
-    assert first.shape == (2, 64, 64, 3)
-    assert np.array_equal(first[1], second[0])
-    assert np.array_equal(second[1], third[0])
 
 
 def test_a_frame_keeps_its_aspect(tmp_path: Path) -> None:

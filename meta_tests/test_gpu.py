@@ -22,7 +22,6 @@ from fixtures.export.exporter import write_model
 from fixtures.export.gate import Gate, GateError, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
-from fixtures.frames import frame_files
 from fixtures.measure import protocol, timing
 from fixtures.measure.device_state import DeviceState
 from fixtures.measure.latency import ClockError
@@ -33,7 +32,7 @@ from fixtures.runtimes import Runtime, runtime_class
 from fixtures.spec import Dtype, Variant
 from fixtures.subject import Sources, TorchSubject, device_inputs, locate_checkpoint
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite
-from meta_tests.loading import torch_subject
+from meta_tests.loading import CONTENT, torch_subject
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
@@ -52,7 +51,7 @@ def _free_memory() -> Iterator[None]:
 
 def entered(root: Path, variant: Variant, name: str, batch: int = 1, dtype: Dtype = "fp16") -> Runtime[Any]:
     subject = torch_subject(variant, dtype, DEVICE, Bundle(root))
-    inputs = device_inputs(subject, Case(variant, batch, dtype, name), frame_files(None), protocol.INPUT_SETS)
+    inputs = device_inputs(subject, Case(variant, batch, dtype, name), CONTENT, protocol.INPUT_SETS)
     return runtime_class(name)(subject, inputs)
 
 
@@ -229,7 +228,7 @@ def gate_for(root: Path, folder: Path, variant: Variant, dtype: Dtype, make: Mak
     bundle = Bundle(root)
     weights = bundle.weights(locate_checkpoint(variant, bundle))
     export = Export(variant, 2, dtype)
-    reference = Reference(variant, weights.path, parity_inputs(frame_files(None), variant))
+    reference = Reference(variant, weights.path, parity_inputs(CONTENT, variant))
     settings = GateSettings(folder, export.file, "24.08", on_cuda=True, target_python=None, reproduce="again")
     return Gate(export, reference, weights, settings, make)
 

@@ -16,7 +16,6 @@ import torch
 
 from fixtures.bundle import Bundle
 from fixtures.cases import Case
-from fixtures.frames import frame_files
 from fixtures.measure import memory
 from fixtures.measure.memory import ProbeRequest, measure_memory
 from fixtures.measure.out_of_memory import is_out_of_memory
@@ -25,6 +24,7 @@ from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.triton.access import ServerAccess
 from meta_tests.conftest import ROOT
+from meta_tests.loading import CONTENT
 
 
 def request_for(bundle_root: Path, batch: int = 1, size: int = 128) -> ProbeRequest:
@@ -32,7 +32,7 @@ def request_for(bundle_root: Path, batch: int = 1, size: int = 128) -> ProbeRequ
     bundle = Bundle(bundle_root)
     weights = bundle.weights(locate_checkpoint(variant, bundle))
     case = Case(variant, batch, "fp32", "torch")
-    return ProbeRequest(case, bundle_root, weights, bundle_root, ServerAccess(), frame_files(None), "cpu", offline=True)
+    return ProbeRequest(case, bundle_root, weights, bundle_root, ServerAccess(), CONTENT, "cpu", offline=True)
 
 
 def test_stages_of_a_cpu_case(bundle_root: Path) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fixtures.models import family
-from fixtures.models.parts.dpt import resized_position_embedding
+from fixtures.models.parts.positions import resized_position_embedding
+from fixtures.spec import Variant
 from fixtures.synthetic import generator, synthetic_tensor
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -44,9 +45,13 @@ def image(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return (out + 0.1 * rng.standard_normal(shape)).astype(np.float32)
 
 
+def variant(model: str, height: int, width: int) -> Variant:
+    return Variant(name="v", family="midas", model=model, height=height, width=width)
+
+
 def loaded(model: str, keys: str, seed: int, size: int) -> nn.Module:
     with torch.device("meta"):
-        module = MIDAS.build(model, size, size)
+        module = MIDAS.build(variant(model, size, size))
     weights = {key: value.clone() for key, value in state_dict_of(keys, seed).items()}
     module.load_state_dict(weights, strict=True, assign=True)
     return module.eval()
@@ -80,7 +85,7 @@ def test_in_float32_only_rounding_is_added(model: str, name: str, keys: str) -> 
     recording = np.load(REFERENCE / f"{name}.npz")
     module = loaded(model, keys, int(recording["seed"]), int(recording["input_shape"][2]))
     plain = relative_error(module, recording, torch.float32)
-    MIDAS.finalize(module)
+    MIDAS.finalize(module, variant(model, 384, 384))
     folded = relative_error(module, recording, torch.float32)
     assert plain < 1e-4
     assert folded < 1.5 * plain + 1e-6
@@ -89,7 +94,7 @@ def test_in_float32_only_rounding_is_added(model: str, name: str, keys: str) -> 
 def test_folding_rounds_the_weights_once() -> None:
     recording = np.load(REFERENCE / "midas_small_256.npz")
     module = loaded("MiDaS_small", "midas_v21_small_256", int(recording["seed"]), 256)
-    MIDAS.finalize(module)
+    MIDAS.finalize(module, variant("MiDaS_small", 256, 256))
     assert relative_error(module, recording, torch.float64) < 1e-5
 
 
@@ -105,22 +110,23 @@ def test_a_changed_weight_is_seen() -> None:
 @pytest.mark.parametrize("size", [(64, 96), (384, 384), (512, 352)], ids=str)
 def test_any_multiple_of_32_fits_the_same_keys(model: str, size: tuple[int, int]) -> None:
     with torch.device("meta"):
-        module = MIDAS.build(model, *size).eval()
+        module = MIDAS.build(variant(model, *size)).eval()
         output = module(torch.empty(2, 3, 384, 384)) if size == (384, 384) else None
-        reference = MIDAS.build(model, 384, 384)
+        reference = MIDAS.build(variant(model, 384, 384))
     shapes = {key: value.shape for key, value in module.state_dict().items()}
     assert shapes == {key: value.shape for key, value in reference.state_dict().items()}
     if output is not None:
-        assert tuple(output.shape) == MIDAS.output_shape(2, *size)
+        assert tuple(output.shape) == MIDAS.output_shape(variant(model, *size), 2)
 
 
 def test_dpt_large_runs_at_another_size_with_the_keys_of_its_checkpoint() -> None:
-    module = MIDAS.build("DPT_Large", 64, 96).eval()
+    large = variant("DPT_Large", 64, 96)
+    module = MIDAS.build(large).eval()
     keys = module.state_dict()
     assert keys["pretrained.model.pos_embed"].shape == (1, 1 + 24 * 24, 1024)
     assert keys["pretrained.act_postprocess1.4.weight"].shape == (256, 256, 4, 4)
     assert keys["pretrained.act_postprocess4.4.bias"].shape == (1024,)
-    MIDAS.finalize(module)
+    MIDAS.finalize(module, large)
     with torch.inference_mode():
         assert module(torch.zeros(1, 3, 64, 96)).shape == (1, 64, 96)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import optical_flow
 
 from fixtures.models import family
+from fixtures.spec import Variant
 from fixtures.synthetic import synthetic_tensor
 
 RAFT = family("raft")
@@ -21,6 +22,10 @@ def pair(height: int, width: int) -> tuple[Tensor, Tensor]:
     return first, first.roll(3, dims=-1)
 
 
+def variant(model: str, height: int, width: int) -> Variant:
+    return Variant(name="v", family="raft", model=model, height=height, width=width)
+
+
 def both(model: str, height: int, width: int) -> tuple[nn.Module, nn.Module]:
     upstream: Any = getattr(optical_flow, model)(weights=None).eval()
     state_dict = {
@@ -29,11 +34,10 @@ def both(model: str, height: int, width: int) -> tuple[nn.Module, nn.Module]:
     }
     upstream.load_state_dict(state_dict)
     with torch.device("meta"):
-        ours = RAFT.build(model, height, width)
+        ours = RAFT.build(variant(model, height, width))
     ours.load_state_dict({key: value.clone() for key, value in state_dict.items()}, strict=True, assign=True)
     ours.eval().requires_grad_(False)
-    RAFT.finalize(ours)
-    return upstream, ours
+    return upstream, RAFT.finalize(ours, variant(model, height, width))
 
 
 @pytest.mark.parametrize(("model", "height", "width"), [("raft_small", 160, 128), ("raft_large", 128, 160)])
@@ -43,7 +47,7 @@ def test_it_is_torchvisions_last_refinement(model: str, height: int, width: int)
     with torch.inference_mode():
         *_, earlier, last = upstream(*frames)
         output = ours(*frames)
-    assert output.shape == RAFT.output_shape(2, height, width)
+    assert output.shape == RAFT.output_shape(variant(model, height, width), 2)
     error = (output - last).norm() / last.norm()
     assert error < 1e-5
     assert (output - earlier).norm() / last.norm() > 100 * error, "the second-to-last refinement must be told apart"

@@ -8,18 +8,27 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms._presets import OpticalFlow
 
-from fixtures.frames import frame_batches, frame_files
-from fixtures.models import family
+from fixtures.frames import frame_files, read_frame
+from fixtures.models import tower_of
 from fixtures.preprocess import Preprocess
 from fixtures.records import Normalization
+from fixtures.spec import Variant
 
-IMAGENET = family("midas").models["MiDaS_small"].normalization
-HALF = family("midas").models["DPT_Hybrid"].normalization
-RAFT = family("raft").models["raft_small"].normalization
+
+def normalization_of(family: str, model: str) -> Normalization:
+    variant = Variant(name="v", family=family, model=model, height=384, width=384)
+    normalization = tower_of(variant).modality.normalization
+    assert normalization
+    return normalization
+
+
+IMAGENET = normalization_of("midas", "MiDaS_small")
+HALF = normalization_of("midas", "DPT_Hybrid")
+RAFT = normalization_of("raft", "raft_small")
 
 
 def photograph(height: int, width: int) -> NDArray[np.uint8]:
-    return frame_batches(frame_files(None), 1, 2, (height, width), 1)[0][0]
+    return np.stack([read_frame(file, (height, width)) for file in frame_files(None)[:2]])
 
 
 def cubic_weights(length_in: int, length_out: int) -> NDArray[np.float64]:

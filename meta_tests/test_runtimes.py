@@ -14,13 +14,12 @@ from fixtures import registry
 from fixtures.bundle import Bundle
 from fixtures.cases import Case
 from fixtures.errors import OutputError
-from fixtures.frames import frame_files
 from fixtures.models import family
 from fixtures.precision import dtype_used, precision_class
 from fixtures.runtimes import Runtime, TorchRuntime, runtime_class
 from fixtures.spec import Dtype, Frame, Variant
 from fixtures.subject import Branch, TorchSubject, device_inputs
-from meta_tests.loading import torch_subject
+from meta_tests.loading import CONTENT, torch_subject
 
 CPU = torch.device("cpu")
 MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=96)
@@ -33,7 +32,7 @@ def subject(bundle_root: Path) -> TorchSubject:
 
 
 def test_the_name_of_a_file_is_the_name_of_a_plug_in() -> None:
-    assert registry.names("models") == ("midas", "raft")
+    assert registry.names("models") == ("clap", "clip", "midas", "raft", "timm", "torchvision")
     assert registry.names("runtimes") == (
         *("onnxruntime", "onnxruntime-graph", "torch", "torch-compile", "torch-graph", "triton"),
     )
@@ -53,11 +52,11 @@ def test_a_new_family_is_one_new_file(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(fixtures.models, "__path__", [*fixtures.models.__path__, str(tmp_path / "models")])
     assert registry.names("models") == ("edges",)
     assert Variant(name="e", family="edges", model="raft_small", height=128, width=128)
-    assert family("edges").unit == "frame_pair"
+    assert family("edges").models
 
 
 def test_eager_is_the_module(subject: TorchSubject) -> None:
-    inputs = device_inputs(subject, Case(RAFT, 2, "fp16", "torch"), frame_files(None), 2)
+    inputs = device_inputs(subject, Case(RAFT, 2, "fp16", "torch"), CONTENT, 2)
     with runtime_class("torch")(subject, inputs) as runtime, torch.inference_mode():
         for index in range(2):
             output = runtime.infer(index)
@@ -113,7 +112,7 @@ def test_every_compilation_starts_with_an_empty_cache_and_leaves_none(
 def test_a_frame_of_another_size_is_resized_inside(bundle_root: Path) -> None:
     variant = MIDAS.model_copy(update={"frame": Frame(height=90, width=160)})
     subject = torch_subject(variant, "fp32", CPU, Bundle(bundle_root))
-    inputs = device_inputs(subject, Case(variant, 1, "fp32", "torch"), frame_files(None), 1)
+    inputs = device_inputs(subject, Case(variant, 1, "fp32", "torch"), CONTENT, 1)
     assert inputs[0][0].shape == (1, 90, 160, 3)
     with torch.inference_mode():
         subject.check_output(subject.module(*inputs[0]), 1)
@@ -122,7 +121,7 @@ def test_a_frame_of_another_size_is_resized_inside(bundle_root: Path) -> None:
 def test_outputs_of_synthetic_weights_have_spread(bundle_root: Path) -> None:
     for variant in (MIDAS, RAFT):
         subject = torch_subject(variant, "fp32", CPU, Bundle(bundle_root))
-        inputs = device_inputs(subject, Case(variant, 2, "fp32", "torch"), frame_files(None), 1)
+        inputs = device_inputs(subject, Case(variant, 2, "fp32", "torch"), CONTENT, 1)
         with torch.inference_mode():
             output = subject.module(*inputs[0])
         assert 0.1 < output.std() < 1000

@@ -21,7 +21,6 @@ from fixtures.export.parity import Infer
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
 from fixtures.export.served import ServedGate, input_noise
-from fixtures.frames import frame_files
 from fixtures.onnx_session import open_session
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
@@ -29,6 +28,7 @@ from fixtures.triton.branches import ServedBranch, served_branch
 from fixtures.triton.graphs import preprocess_model
 from meta_tests.branches import DPT, recorded, with_frame
 from meta_tests.exports import MIDAS, RAFT, published
+from meta_tests.loading import CONTENT
 
 Array = NDArray[Any]
 Change = Callable[[onnx.GraphProto], None]
@@ -40,7 +40,7 @@ REPRODUCE = "pytest serve_tests -k this"
 def gate_of_frames(variant: Variant, frame_size: tuple[int, int] | None, batch: int = 1) -> ServedGate:
     """A gate that has frames to compare, and no weights."""
     branch = recorded(with_frame(variant, frame_size), batch)
-    reference = Reference(variant, Path(), parity_inputs(frame_files(None), variant, branch.frame_size))
+    reference = Reference(variant, Path(), parity_inputs(CONTENT, branch.export.variant, framed=True))
     return ServedGate(branch, reference, False, REPRODUCE)
 
 
@@ -263,7 +263,7 @@ def served_gate(bundle_root: Path, variant: Variant, frame_size: tuple[int, int]
     branch = served_branch(replace(place.export, variant=with_frame(variant, frame_size)), place.folder)
     reference = place.reference
     if frame_size:
-        inputs = parity_inputs(frame_files(None), variant, frame_size)
+        inputs = parity_inputs(CONTENT, branch.export.variant, framed=True)
         reference = Reference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs, input_noise(branch))
     return ServedGate(branch, reference, False, REPRODUCE)
 

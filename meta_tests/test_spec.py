@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fixtures.errors import InputError
 from fixtures.located_yaml import MAX_BYTES
 from fixtures.spec import Spec, load_spec
+from fixtures.subject import require_known
 from meta_tests.conftest import ROOT, SMALL_SPEC
 
 MESSAGE = re.compile(r"^.+\.yaml(:\d+)?: .+=.*, expected .+\. .+", re.DOTALL)
@@ -24,7 +25,7 @@ def refusal(tmp_path: Path, text: str) -> str:
     path = tmp_path / "spec.yaml"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        load_spec(path)
+        require_known(load_spec(path))
     message = str(caught.value)
     assert MESSAGE.match(message), message
     return message
@@ -39,10 +40,35 @@ def test_shipped_specs_load(path: Path) -> None:
     ("old", "new", "line", "says"),
     [
         ("height: 64", "hieght: 64", 8, "Did you mean 'height'?"),
-        ("height: 64", "height: 65", 8, "variants[0].height=65, expected a multiple of 32"),
-        ("height: 64", "height: -64", 8, "from 32 to 4096"),
-        ("height: 64", "height: 0", 8, "from 32 to 4096"),
-        ("height: 64", "height: 1048576", 8, "Write 4096"),
+        ("height: 64", "height: 65", 8, "midas_small_64.height=65, expected a multiple of 32 from 32 on for midas."),
+        ("height: 64", "height: 1", 8, "Write 32, for example."),
+        ("width: 128", "width: 96", 9, "raft_small_128.width=96, expected a multiple of 32 from 128 on for raft."),
+        ("height: 64", "height: -64", 8, "expected greater than or equal to 1"),
+        ("height: 64", "height: 0", 8, "expected greater than or equal to 1"),
+        ("height: 64", "height: 1048576", 8, "expected less than or equal to 4096"),
+        (
+            "height: 64, width: 96",
+            "height: 64",
+            8,
+            "variants[0].width=None, expected one of height and width;",
+        ),
+        ("height: 64, width: 96", "", 8, "expected one of height and width; duration_s; tokens. Add `height:` here."),
+        (
+            "width: 96",
+            "width: 96, tokens: 77",
+            8,
+            "variants[0].tokens=77, expected one of height and",
+        ),
+        ("height: 64, width: 96", "tokens: 77", 8, "expected `height` and `width` instead, as its inputs are image"),
+        (
+            "width: 96",
+            "width: 96, tower: image",
+            8,
+            "tower='image', expected none for midas. Remove it.",
+        ),
+        ("model: MiDaS_small", "model: MiDaS", 8, "expected one of MiDaS_small, DPT_Hybrid, DPT_Large."),
+        ("family: raft", "family: timm", 9, "model='raft_small', expected a network of timm"),
+        ("family: raft, model: raft_small", "family: timm, model: resnet18", 9, "Add `weights: FILE`"),
         ("height: 64", "height: '64'", 8, "expected a valid integer"),
         ("height: 64", "height: true", 8, "expected a valid integer"),
         ("height: 64", "height: 64.0", 8, "expected a valid integer"),
@@ -68,7 +94,7 @@ def test_shipped_specs_load(path: Path) -> None:
         ("dtype: fp32", "dtype: !!python/object:os.system {}", 3, "'fp32', 'tf32' or 'fp16'"),
         ("cpu_budget_s: 0.2", "cpu_budget_s: .inf", 6, "finite"),
         ("cpu_budget_s: 0.2", "cpu_budget: 0.2", 6, "Did you mean 'cpu_budget_s'?"),
-        ("model: raft_small", "model: raft_small, checkpoint: ../../etc/passwd", 9, "inside the models root"),
+        ("model: raft_small", "model: raft_small, weights: ../../etc/passwd", 9, "inside the models root"),
         ("schema_version: 1", "schema_version: 2", 1, "schema_version=2, expected 1"),
         ("schema_version: 1", "? [a]\n: 1", 1, "key=a collection"),
         ("dtype: fp32", 'dtype: fp32\nowner: "\\ud800"', 4, "text=half of a surrogate pair, expected Unicode"),

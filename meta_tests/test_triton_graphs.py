@@ -20,7 +20,8 @@ from torchvision.transforms.v2 import functional
 
 from fixtures.export.interface import Interface
 from fixtures.export.served import most_grey_levels
-from fixtures.frames import frame_batches, frame_files
+from fixtures.frames import frame_files, read_frame
+from fixtures.modalities import batches
 from fixtures.onnx_session import open_session
 from fixtures.preprocess import Preprocess
 from fixtures.records import TensorRecord
@@ -43,7 +44,7 @@ def contents(count: int, batch: int, size: tuple[int, int]) -> dict[str, tuple[F
     noise = np.random.default_rng(0)
     checkerboard = np.broadcast_to(255 * (np.indices(size).sum(axis=0) % 2)[..., None], shape).astype(np.uint8)
     return {
-        "photographs": frame_batches(frame_files(None), count, batch, size, 1)[0],
+        "photographs": batches([read_frame(file, size) for file in frame_files(None)], count, batch, 1)[0],
         "noise": tuple(noise.integers(0, 256, shape, dtype=np.uint8) for _ in range(count)),
         "black": (np.zeros(shape, np.uint8),) * count,
         "white": (np.full(shape, 255, np.uint8),) * count,
@@ -85,6 +86,7 @@ def saved(model: onnx.ModelProto, folder: Path, name: str = "model.onnx") -> Pat
 
 def grey_levels(branch: ServedBranch, difference: Array) -> float:
     """The largest difference of normalised tensors, in grey levels of the frame."""
+    assert branch.normalization
     return float(np.abs(difference * 255 * np.reshape(branch.normalization.std, (1, 3, 1, 1))).max())
 
 
@@ -96,7 +98,8 @@ def test_preprocess_is_what_the_authors_do(
 ) -> None:
     branch = recorded(with_frame(variant, frame_size), batch)
     session = open_session(saved(preprocess_model(branch), tmp_path), "cpu", "fp32")
-    size = (variant.height, variant.width)
+    assert branch.normalization
+    size = variant.size
     module = Preprocess(branch.normalization, size, torch.float32)
     for name, frames in contents(len(branch.inputs), batch, branch.frame_size).items():
         given = dict(zip([tensor.name for tensor in branch.inputs], frames, strict=True))
@@ -116,7 +119,7 @@ def test_the_bound_tells_another_interpolation(tmp_path: Path, interpolation: in
     session = open_session(saved(preprocess_model(branch), tmp_path), "cpu", "fp32")
     (frames,) = contents(1, 1, branch.frame_size)["photographs"]
     (output,) = session.run(None, {"INPUT__0": frames})
-    resized = cv2.resize(frames[0] / 255.0, (DPT.width, DPT.height), interpolation=interpolation)
+    resized = cv2.resize(frames[0] / 255.0, DPT.size[::-1], interpolation=interpolation)
     official = (resized.transpose(2, 0, 1)[None] - 0.5) / 0.5
     assert grey_levels(branch, output - official) > 100 * most_grey_levels(branch.frame_size)
 
@@ -174,6 +177,7 @@ def test_versions_are_those_of_the_branchs_file(tmp_path: Path, opset: int, ir_v
     model = preprocess_model(branch)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     assert model.ir_version == ir_version
+    assert branch.normalization
     (frames,) = contents(1, 1, (180, 320))["noise"]
     (output,) = open_session(saved(model, tmp_path), "cpu", "fp32").run(None, {"INPUT__0": frames})
     expected = Preprocess(branch.normalization, (64, 96), torch.float32)(torch.from_numpy(frames)).numpy()

@@ -2,7 +2,8 @@
 
 python -m tools.build_model_repository --onnx-dir models/optimized --spec SPEC --out model_repository
 
-For each branch: preprocess (raw frames to what the file takes), the published file, and the ensemble of both.
+For each branch: preprocess (raw frames to what the file takes), the published file, and the ensemble of both; for
+sound and text, whose clients send what the file takes, the file and an ensemble around it.
 Needs neither torch nor a GPU.
 """
 
@@ -65,7 +66,9 @@ def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], 
         if export.variant.optional and not (arguments.onnx_dir / export.file).exists():
             skipped.append(export.branch)
             continue
-        variant = export.variant.model_copy(update={"frame": frame}) if frame else export.variant
+        variant = export.variant
+        if frame and variant.kind == "image":
+            variant = variant.model_copy(update={"frame": frame})
         exports.append(replace(export, variant=variant))
     if not exports:
         raise InputError(str(arguments.spec), "branches=0", "at least one exported variant", "Export one first.")

@@ -11,7 +11,6 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from fixtures import target
 from fixtures.cases import Export, exports_of
@@ -23,6 +22,8 @@ from fixtures.session.setup import Options, Setup, choose_device, setup_of
 from fixtures.spec import spec_from
 from fixtures.subject import locate_checkpoint, require_loadable
 from tools import command_line
+
+_OF_THE_VARIANT = ("family", "model", "tower", "height", "width", "duration_s", "tokens", "classes", "weights")
 
 
 def main() -> int:
@@ -45,16 +46,22 @@ def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--height", type=int, required=True, help="of the model's input in pixels")
-    parser.add_argument("--width", type=int, required=True)
+    parser.add_argument("--tower", help="of a model that has several: image, audio or text")
+    parser.add_argument("--height", type=int, help="of an image model's input in pixels")
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--duration-s", type=int, help="of an audio model's waveform in seconds")
+    parser.add_argument("--tokens", type=int, help="of a text model's rows")
+    parser.add_argument("--classes", type=int, help="of a classification network (default: as its weights have)")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--precision", default="fp32", help="fp32, tf32 or fp16 (default: fp32)")
     parser.add_argument("--out", type=Path, required=True, help="file to publish; manifest.json goes beside it")
     parser.add_argument("--models-root", help="folder of the checkpoints (default: DP_MODELS_ROOT)")
-    parser.add_argument("--checkpoint", help="file under it, instead of the official name")
+    parser.add_argument("--weights", help="file under it, instead of the official name")
     parser.add_argument("--triton", default=target.OLDEST, help=f"release to export for (default: {target.OLDEST})")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu: where to judge beside the CPU")
     parser.add_argument("--frames", help="folder of photographs to judge on")
+    parser.add_argument("--audio", help="folder of WAV files to judge on")
+    parser.add_argument("--prompts", help="text file with a prompt a line to judge on")
     parser.add_argument("--target-python", help="interpreter whose ONNX Runtime has to load the file too")
     parser.add_argument("--offline", action=argparse.BooleanOptionalAction, default=True, help="refuse the network")
     return parser.parse_args()
@@ -62,14 +69,7 @@ def _parsed() -> argparse.Namespace:
 
 def _setup(arguments: argparse.Namespace) -> Setup:
     """A spec of one variant, checked by the rules of every spec."""
-    variant: dict[str, Any] = {
-        "name": "branch",
-        "family": arguments.family,
-        "model": arguments.model,
-        "height": arguments.height,
-        "width": arguments.width,
-        "checkpoint": arguments.checkpoint,
-    }
+    variant = {"name": "branch", **{key: getattr(arguments, key) for key in _OF_THE_VARIANT}}
     where = "command line"
     spec = spec_from(
         {
@@ -87,6 +87,8 @@ def _setup(arguments: argparse.Namespace) -> Setup:
         models_root=arguments.models_root,
         offline=arguments.offline,
         frames=arguments.frames,
+        audio=arguments.audio,
+        prompts=arguments.prompts,
         target_python=arguments.target_python,
     )
     device_type, why = choose_device(arguments.device)
@@ -97,7 +99,7 @@ def _publish(setup: Setup, export: Export, arguments: argparse.Namespace) -> Fil
     variant = export.variant
     require_loadable(variant, setup.bundle)
     weights = setup.bundle.weights(locate_checkpoint(variant, setup.bundle))
-    reference = Reference(variant, weights.path, parity_inputs(setup.frame_files, variant))
+    reference = Reference(variant, weights.path, parity_inputs(setup.content, variant))
     settings = GateSettings(
         folder=arguments.out.parent,
         name=arguments.out.name,

@@ -1,6 +1,6 @@
 """Write a synthetic models root: official layout, file names and keys, weights made from a seed.
 
-python -m tools.make_bundle --out DIR [--seed 0] [--model DPT_Large]
+python -m tools.make_bundle --out DIR [--seed 0] [--model DPT_Large] [--spec FILE]
 
 Latencies measured with it count; outputs mean nothing. SYNTHETIC.json says so, and so does every result.
 """
@@ -9,21 +9,31 @@ from __future__ import annotations
 
 import argparse
 import errno
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fixtures import registry
 from fixtures.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
 from fixtures.errors import InputError
 from fixtures.folders import new_folder
-from fixtures.models import Family, family
+from fixtures.modalities.text import DEFAULT_PROMPTS, read_prompts
+from fixtures.modalities.tokenizers import HF_CACHES
+from fixtures.models import Family, Layout, family
 from fixtures.records import SyntheticMarker
 from fixtures.results import write_atomically
+from fixtures.session.setup import SPECS
+from fixtures.spec import Variant, load_spec
+from fixtures.subject import require_known
 from fixtures.synthetic import synthetic_tensor
+from fixtures.synthetic_files import save_checkpoint, save_tokenizer
 from tools import command_line
+
+# A variant for every artifact of the baseline.
+_BASELINE = SPECS / "bundle.yaml"
 
 
 def main() -> int:
@@ -32,65 +42,84 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to create")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", action="append", help="only this model; may be repeated (default: the baseline)")
+    parser.add_argument("--spec", type=Path, action="append", help="the weights of its variants; may be repeated")
     arguments = parser.parse_args()
-    files = make_bundle(arguments.out, arguments.seed, arguments.model)
+    files = make_bundle(arguments.out, arguments.seed, arguments.model, arguments.spec)
     total_mb = sum((arguments.out / name).stat().st_size for name in files) / 1024**2
-    print(f"{arguments.out}: synthetic bundle, {len(files)} checkpoints, {total_mb:.0f} MiB")
+    print(f"{arguments.out}: synthetic bundle, {len(files)} files, {total_mb:.0f} MiB")
     return 0
 
 
-def make_bundle(out: Path, seed: int, models: list[str] | None = None) -> dict[str, str]:
-    """Create the bundle; the folder appears when it is whole. Returns path → sha256 of its checkpoints.
+def make_bundle(
+    out: Path, seed: int, models: Sequence[str] | None = None, specs: Sequence[Path] | None = None
+) -> dict[str, str]:
+    """Create the bundle; the folder appears when it is whole. Returns path → sha256 of its files.
 
     Args:
-        models: names as in a spec; the baseline when None.
+        models: names as in a spec.
+        specs: specs whose variants find their weights in it; the baseline where neither these nor models are named.
 
     Raises:
-        InputError: the folder exists, cannot be written, has no room, or a model is unknown.
+        InputError: the folder exists, cannot be written, has no room, a spec is bad, or a model is unknown.
     """
-    chosen = _chosen(models)
+    variants = [_variant_of(model) for model in models or ()]
+    for path in specs or ([] if models else [_BASELINE]):
+        spec = load_spec(path)
+        require_known(spec)
+        variants += spec.variants
     with new_folder(out, "the bundle") as beside:
-        return _write(beside, chosen, seed)
+        return _write(beside, variants, seed)
 
 
-def _chosen(models: list[str] | None) -> list[tuple[Family, str]]:
-    known = {name: branches for branches in map(family, registry.names("models")) for name in branches.models}
-    if models is None:
-        return [(branches, name) for name, branches in known.items() if branches.models[name].in_baseline]
-    for name in models:
-        if name not in known:
-            raise InputError(f"--model {name}", "model=unknown", f"one of {', '.join(known)}", "Write one of these.")
-    return [(known[name], name) for name in models]
+def _variant_of(model: str) -> Variant:
+    """Some variant of a model; which one, its weights do not tell."""
+    for name in registry.names("models"):
+        branches = family(name)
+        if model in branches.models:
+            return branches.example(model)
+    known = ", ".join(model for name in registry.names("models") for model in family(name).models)
+    raise InputError(f"--model {model}", "model=unknown", f"one of {known}", "Write one of these, or a --spec.")
 
 
-def _write(root: Path, chosen: list[tuple[Family, str]], seed: int) -> dict[str, str]:
+def _write(root: Path, variants: Sequence[Variant], seed: int) -> dict[str, str]:
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True)
-    bundle, files = Bundle(root), {}
-    for branches, name in chosen:
-        # Any size will do: official keys and shapes do not depend on it.
-        with torch.device("meta"):
-            module = branches.build(name, 384, 384)
-        path = root / branches.models[name].checkpoint
-        _save(_synthetic_state_dict(module, seed), path)
-        files[branches.models[name].checkpoint] = bundle.weights(path).sha256
+    written: dict[Path, None] = {}
+    for variant in variants:
+        branches = family(variant.family)
+        official = branches.checkpoint(variant)
+        path = root / (variant.weights or (official.file if official else ""))
+        if path not in written:
+            _save(_synthetic_state_dict(variant, branches, seed), path, official.layout if official else "state_dict")
+            written[path] = None
+    repositories = {names[0]: None for variant in variants for names in family(variant.family).tokenizers}
+    for repository in repositories:
+        written.update(dict.fromkeys(save_tokenizer(root / HF_CACHES[0], repository, read_prompts(DEFAULT_PROMPTS))))
+    bundle = Bundle(root)
+    files = {path.relative_to(root).as_posix(): bundle.weights(path).sha256 for path in written}
     marker = SyntheticMarker(seed=seed, warning="random weights: outputs mean nothing", files=files)
     write_atomically(root / SYNTHETIC_MARKER, marker.model_dump_json(indent=2) + "\n")
     return files
 
 
-def _save(state_dict: dict[str, Tensor], path: Path) -> None:
+def _save(state_dict: dict[str, Tensor], path: Path, layout: Layout) -> None:
     try:
-        torch.save(state_dict, path)
+        save_checkpoint(state_dict, path, layout)
     except RuntimeError:  # torch's writer, which keeps to itself what the operating system said
         raise OSError(errno.EIO, f"{path.name} could not be written whole") from None
 
 
-def _synthetic_state_dict(module: nn.Module, seed: int) -> dict[str, Tensor]:
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+def _synthetic_state_dict(variant: Variant, branches: Family, seed: int) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        own = branches.build(variant).state_dict()
+    kept = [key for key in own if key.endswith(branches.constants)] if branches.constants else []
+    if kept:
+        computed = branches.build(variant).state_dict()
+        own |= {key: computed[key] for key in kept}
+    drawn = [key for key in own if key not in kept]
     with ThreadPoolExecutor() as pool:  # numpy draws random numbers without the interpreter's lock
-        arrays = pool.map(lambda key: synthetic_tensor(key, shapes[key], seed), shapes)
-        return {key: torch.from_numpy(array) for key, array in zip(shapes, arrays, strict=True)}
+        arrays = pool.map(lambda key: synthetic_tensor(key, tuple(own[key].shape), seed), drawn)
+        return own | {key: torch.from_numpy(array) for key, array in zip(drawn, arrays, strict=True)}
 
 
 if __name__ == "__main__":
