@@ -191,6 +191,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     result = yield
     if bench_session:
         bench_session.write_json_without_times()
+    if hasattr(session.config.option, "benchmark_storage"):
+        pytest_plugin.remove_empty_storage(session.config)
     return result
 
 

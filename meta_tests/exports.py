@@ -79,7 +79,7 @@ class Published:
 @cache
 def reference_of(bundle_root: Path, variant: Variant) -> Reference:
     """The yardstick of a variant; once in a process."""
-    inputs = parity_inputs(CONTENT, variant)
+    inputs = parity_inputs(replace(CONTENT, models_root=bundle_root), variant)
     return Reference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs)
 
 

@@ -80,7 +80,8 @@ def test_a_process_does_not_outlive_the_run_that_started_it(bundle_root: Path, t
     os.mkfifo(pipe)  # the probe waits for its content
     program = (
         "from dataclasses import replace; from pathlib import Path; from meta_tests.test_measure_memory import *\n"
-        f"measure_memory(replace(request_for(Path({str(bundle_root)!r})), frame_files=(Path({str(pipe)!r}),)))"
+        f"content = replace(CONTENT, frames=(Path({str(pipe)!r}),))\n"
+        f"measure_memory(replace(request_for(Path({str(bundle_root)!r})), content=content))"
     )
     run = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
     with pipe.open("wb", buffering=0) as writer:  # the probe has opened the other end when this returns

@@ -179,7 +179,14 @@ def test_a_resumed_run_must_have_the_same_frames_spec_and_weights(
     refusals.append(own.run(*arguments, "--resume"))
     (tmp_path / files[0]).write_text(before[0])
     weights = f"weights={RAFT_FILE} changed"
-    says = ("variant=raft_small_128 changed", "protocol=", "frames=others", "file=missing", weights, weights)
+    says = (
+        "variant=raft_small_128 changed",
+        "protocol=",
+        "frames, sounds or prompts=others",
+        "file=missing",
+        weights,
+        weights,
+    )
     for ended, said in zip(refusals, says, strict=True):
         assert ended.returncode == 2, ended.stdout + ended.stderr
         assert said in ended.stderr
@@ -287,7 +294,7 @@ def test_frames_and_precision_of_the_command_line(suite: Suite, small_spec: Path
     assert case["id"] == "midas_small_64-b1-fp16-torch"
     assert (case["dtype_requested"], case["dtype_used"]) == ("fp16", "fp32")
     assert case["memory"]["source"] == "in_process"
-    assert summary_of(suite, "r")["run"]["frames"] == ["noise\ufffd.png"]
+    assert summary_of(suite, "r")["run"]["content"] == ["noise\ufffd.png", "prompts.txt"]
 
 
 def test_out_of_memory_is_a_row_and_the_run_goes_on(suite: Suite, tmp_path: Path) -> None:
@@ -311,7 +318,7 @@ def test_out_of_memory_is_a_row_and_the_run_goes_on(suite: Suite, tmp_path: Path
     [
         (("--spec", "{folder}/typo.yaml"), "typo.yaml:4: runtimes[0]='torhc', expected one of onnxruntime"),
         (("--spec", "{folder}/model.yaml"), "midas_small_64.model='MiDaS_huge', expected one of MiDaS_small"),
-        (("--spec", "{folder}/tiny.yaml"), "expected at least 128 pixels for raft"),
+        (("--spec", "{folder}/tiny.yaml"), "raft_small_128.height=96, expected a multiple of 32 from 128 on for raft."),
         (("--models-root", "{folder}/truncated"), "raft_small_C_T_V2-01064c6d.pth: content=damaged"),
         (("--out", "/proc/nowhere"), "--out /proc/nowhere"),
         (("-n", "2"), "-n 2: processes=several, expected one process"),

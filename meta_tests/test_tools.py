@@ -82,7 +82,7 @@ def test_a_full_disk_ends_with_one_message_and_leaves_nothing(tmp_path: Path) ->
 def test_bad_arguments_end_with_one_message_and_code_2(tmp_path: Path) -> None:
     ended = tool("make_bundle", "--out", str(tmp_path / "b"), "--model", "DPT_Huge")
     assert ended.returncode == 2
-    assert ended.stderr.startswith("ERROR: --model DPT_Huge: model=unknown, expected one of MiDaS_small, DPT_Hybrid")
+    assert ended.stderr.startswith("ERROR: --model DPT_Huge: model=unknown, expected one of HTSAT-tiny, HTSAT-base")
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "b").exists()
 
