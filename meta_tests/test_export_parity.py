@@ -469,6 +469,25 @@ def test_a_norm_in_fp16_is_left_to_the_runtime(translate: Translate) -> None:
     assert (output.float() - norm.float()(image.half().float())).abs().max() < 1e-2
 
 
+class Mean(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return image.mean((2, 3))
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_a_mean_is_added_up_in_float32(translate: Translate, dtype: torch.dtype) -> None:
+    """In fp16 these sums would be infinite on CUDA; a CPU shows only that the file asks for float32."""
+    image = 4000 + IMAGES["random"]
+    path = translate(Mean(), (image.to(dtype),))
+    assert ("Cast" in operators(path)) is (dtype == torch.float16)
+    session = open_session(path, "cpu", "fp32")
+    (name,) = (node.name for node in session.get_inputs())
+    output = torch.from_numpy(session.run(None, {name: image.to(dtype).numpy()})[0])
+    assert output.dtype == dtype
+    assert (output.double() / image.double().mean((2, 3)) - 1).abs().max() < (1e-3 if dtype == torch.float16 else 1e-6)
+
+
 def heads(*shape: int) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(*shape, generator=generator) for _ in range(3))

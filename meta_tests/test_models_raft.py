@@ -40,6 +40,15 @@ def both(model: str, height: int, width: int) -> tuple[nn.Module, nn.Module]:
     return upstream, RAFT.finalize(ours, variant(model, height, width))
 
 
+def test_coordinates_never_pass_through_fp16() -> None:
+    _, exact = both("raft_small", 160, 128)
+    _, ours = both("raft_small", 160, 128)
+    RAFT.cast(ours, torch.float16)
+    assert ours.get_parameter("feature_encoder.convnormrelu.0.weight").dtype == torch.float16
+    for name, buffer in exact.named_buffers():
+        assert torch.equal(ours.get_buffer(name), buffer.float()), name
+
+
 @pytest.mark.parametrize(("model", "height", "width"), [("raft_small", 160, 128), ("raft_large", 128, 160)])
 def test_it_is_torchvisions_last_refinement(model: str, height: int, width: int) -> None:
     upstream, ours = both(model, height, width)
