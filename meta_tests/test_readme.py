@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import skimage
@@ -82,7 +83,7 @@ def test_tools_take_the_options_that_are_shown(command: str) -> None:
 
 def test_every_option_is_explained() -> None:
     declared = re.findall(r'addoption\("(--[a-z-]+)"', (ROOT / "conftest.py").read_text())
-    assert len(declared) == 15
+    assert len(declared) == 17
     for option in declared:
         assert f"`{option}" in README
 
@@ -110,6 +111,23 @@ def test_the_table_is_the_stored_run() -> None:
         measured = [tables[runtime][variant][batch] for runtime in RUNTIMES]
         assert shown == [round(value, 2) for value in measured]
         assert quotient == round(measured[-1] / measured[RUNTIMES.index("torch-compile")], 1)
+
+
+def test_the_table_of_every_family_is_the_stored_runs() -> None:
+    """RAFT and ResNet-50 are of the second run; what is launch-bound is marked."""
+    cases: dict[tuple[str, str, int], Any] = {}
+    for name in ("summary.json", "raft_resnet_summary.json"):  # the second one replaces
+        summary = json.loads((ROOT / "meta_tests/data/h100_baseline" / name).read_text())
+        cases |= {(case["variant"], case["runtime"], case["batch"]): case for case in summary["cases"]}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*) \|$", README, re.MULTILINE)
+    assert {variant for variant, _, _ in rows} == {variant for variant, _, _ in cases}
+    for variant, unit, cells in rows:
+        shown = []
+        for batch, runtime in ((1, "torch"), (1, "onnxruntime"), (8, "torch"), (8, "onnxruntime")):
+            case = cases[variant, runtime, batch]
+            assert case["unit"] == unit
+            shown.append(f"{case['latency_ms']['p50']:.2f}" + (" ◦" if case["launch_bound"] else ""))
+        assert cells == " | ".join(shown)
 
 
 @pytest.mark.parametrize("name", ["summary.json", "raft_summary.json"])

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.cases import exports_of
 from fixtures.latency_waterfall import waterfalls
 from fixtures.manifest import read_manifest
 from fixtures.records import Summary
+from fixtures.spec import load_spec
+from meta_tests.conftest import ROOT
 from tools.summarize import summarize_file
 
 STORED = Path(__file__).parent / "data" / "h200"
+BASELINE = Path(__file__).parent / "data" / "h100_baseline"
 SERVED = Path(__file__).parent / "data" / "h100_served"
 
 
@@ -75,6 +79,26 @@ def test_every_file_of_the_stored_manifest_passed_on_both_providers() -> None:
             "ONNX fp16 on cpu",
             "ONNX fp16 on cuda",
         ]
+
+
+def test_every_file_of_the_full_matrix_passed_on_a_gpu() -> None:
+    """One manifest for both machines: in fp16, with every node on CUDA."""
+    files = read_manifest(BASELINE).files
+    assert set(files) == {export.file for export in exports_of(load_spec(ROOT / "specs/baseline_gpu.yaml"))}
+    for record in files.values():
+        assert record.problem is None
+        assert {(one.provider, one.dtype) for one in record.parity} == {("cpu", "fp16"), ("cuda", "fp16")}
+        assert record.placement is not None
+        assert set(record.placement.nodes) == {"CUDAExecutionProvider"}
+
+
+@pytest.mark.parametrize(("name", "cases"), [("summary.json", 40), ("raft_resnet_summary.json", 16)])
+def test_the_stored_runs_of_the_full_matrix_are_summaries_of_today(name: str, cases: int) -> None:
+    summary = Summary.model_validate_json((BASELINE / name).read_text())
+    assert summary.environment["gpu"] == "NVIDIA H100 80GB HBM3"
+    assert len(summary.cases) == cases
+    assert {case.status for case in summary.cases} == {"ok"}
+    assert {case.unit for case in summary.cases} >= {"frame", "frame_pair"}
 
 
 @pytest.mark.parametrize("name", ["summary.json", "raft_summary.json"])
