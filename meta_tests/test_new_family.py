@@ -126,9 +126,8 @@ def test_its_gate_can_fail(spec: Path, tmp_path: Path) -> None:
     make_bundle(tmp_path / "other", seed=1, specs=[spec])
     bundle, other = Bundle(tmp_path / "root"), Bundle(tmp_path / "other")
     (export,) = exports_of(load_spec(spec))
-    reference = Reference(
-        export.variant, locate_checkpoint(export.variant, bundle), parity_inputs(CONTENT, export.variant)
-    )
+    variant = export.variant
+    reference = Reference(variant, locate_checkpoint(variant, bundle), parity_inputs(CONTENT, variant))
     settings = GateSettings(tmp_path / "onnx", export.file, "24.08", False, None, "")
     gate = Gate(export, reference, other.weights(locate_checkpoint(variant, other)), settings)
     with pytest.raises(GateError, match="expected at most"):
