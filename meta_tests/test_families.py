@@ -12,21 +12,25 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from fixtures.bundle import Bundle
 from fixtures.cases import Export, exports_of
 from fixtures.export.gate import GateError
+from fixtures.export.parity import relative_error
 from fixtures.manifest import read_manifest
 from fixtures.results import RunFolder
 from fixtures.spec import Variant, load_spec
-from fixtures.subject import locate_checkpoint, resolved
+from fixtures.subject import load_model, locate_checkpoint, resolved
 from fixtures.triton.branches import served_branch
 from fixtures.triton.config import read_config
 from fixtures.triton.emulation.rules import load_problems
 from fixtures.triton.repository import write_repository
 from meta_tests.conftest import ROOT, Ended, Suite, environment
 from meta_tests.exports import Published, Tamper, reference_of
+from meta_tests.test_models_clap import wave
+from meta_tests.test_models_midas import REFERENCE, image
 from tools.make_bundle import make_bundle
 
 SPEC = """\
@@ -182,6 +186,25 @@ def test_classes_are_those_of_the_weights(place: Place) -> None:
     assert found["torchvision"] == 365
     assert found["timm"] == 10
     assert found["midas"] is None
+
+
+def test_the_bundle_gives_the_outputs_of_the_upstream_implementations(place: Place) -> None:
+    """Through the official files, as they are written and read: OpenAI's archive, LAION's training checkpoint."""
+    clip, clap = np.load(REFERENCE / "clip_image_224.npz"), np.load(REFERENCE / "clap_audio_10s.npz")
+    frames = image(str(clip["input_name"]), tuple(int(length) for length in clip["input_shape"]))
+    full = {"clip_image": {"height": 224, "width": 224}, "clap_audio": {"duration_s": 10}, "clip_text": {}}
+    given = {"clip_image": frames, "clip_text": clip["tokens"], "clap_audio": wave("clap_audio_10s", 1)}
+    expected = {
+        "clip_image": clip["image_embedding"],
+        "clip_text": clip["text_embedding"],
+        "clap_audio": clap["audio_embedding"],
+    }
+    for name, changes in full.items():
+        variant = place.export(name).variant.model_copy(update=changes)
+        module = load_model(variant, locate_checkpoint(variant, Bundle(place.suite.models_root)))
+        with torch.inference_mode():
+            output = module(torch.from_numpy(given[name])).double().numpy()
+        assert relative_error(output, expected[name].astype(np.float64)) < 1e-4, name
 
 
 # --- the gate ---
