@@ -1,0 +1,71 @@
+"""The schemas in specs/schema are those of the models of today, and every YAML file names its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from fixtures.schemas import DESCRIBED, schema_text
+from meta_tests.conftest import ROOT
+
+SCHEMAS = ROOT / "specs" / "schema"
+SPECS = sorted(ROOT.glob("specs/*.yaml"))
+ENTRIES = sorted(ROOT.glob("specs/catalog/*/*.yaml"))
+STORED = {
+    "h200/summary.json": "summary",
+    "h200/manifest.json": "manifest",
+    "h100_served/summary.json": "summary",
+    "h100_served/manifest.json": "manifest",
+    "h100_baseline/summary.json": "summary",
+    "h100_baseline/manifest.json": "manifest",
+}
+
+
+def schema(name: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    return read
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_a_schema_is_that_of_its_model(name: str) -> None:
+    """Where this fails: `python -m tools.write_schemas`."""
+    assert (SCHEMAS / f"{name}.schema.json").read_text() == schema_text(name)
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+
+
+def test_no_schema_is_left_of_something_that_is_gone() -> None:
+    assert {path.name for path in SCHEMAS.iterdir()} == {f"{name}.schema.json" for name in DESCRIBED}
+
+
+@pytest.mark.parametrize("path", [*SPECS, *ENTRIES], ids=lambda path: path.stem)
+def test_a_yaml_file_names_its_schema_and_fits_it(path: Path) -> None:
+    first, *_ = path.read_text().splitlines()
+    name = "spec" if path in SPECS else "catalog"
+    named = first.removeprefix("# yaml-language-server: $schema=")
+    assert (path.parent / named).resolve() == SCHEMAS / f"{name}.schema.json"
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema(name))
+
+
+@pytest.mark.parametrize("file", STORED)
+def test_a_stored_file_fits_its_schema(file: str) -> None:
+    jsonschema.validate(json.loads((ROOT / "meta_tests/data" / file).read_text()), schema(STORED[file]))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(("dtype",), "fp8"), (("variants", 0, "hieght"), 64), (("batches",), []), (("variants", 0, "height"), 0)],
+    ids=str,
+)
+def test_what_a_spec_may_not_hold_does_not_fit(path: tuple[str | int, ...], value: object) -> None:
+    data = yaml.safe_load((ROOT / "specs/export.yaml").read_text())
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, schema("spec"))
