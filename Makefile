@@ -45,10 +45,11 @@ $(OLDEST)/bin/python:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check onnxruntime==1.18.1 'numpy<2'
 
-# Where the server cannot be installed, the tests that need it are skipped, with the reason.
+# Where the server cannot be installed, the tests that need it are skipped, with the reason. A file's tests stay in one
+# process, because they share what is expensive to make.
 test: $(READY)
 	-$(MAKE) --no-print-directory serve-env
-	$(BIN)/python -m pytest meta_tests --timeout=600 $(ARGS)
+	$(BIN)/python -m pytest meta_tests -n 2 --dist loadfile --timeout=600 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
