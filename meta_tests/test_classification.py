@@ -125,7 +125,8 @@ def test_networks_of_torchvision_for_other_tasks_are_unknown(model: str) -> None
 
 @pytest.mark.parametrize(("name", "model"), [*NETWORKS, ("timm", "resnet50.a1_in1k")])
 def test_known_networks_are_no_problem(name: str, model: str) -> None:
-    assert FAMILIES[name].problem(variant_of(name, model, height=225, width=300)) is None
+    width = 225 if model == "vit_b_16" else 300
+    assert FAMILIES[name].problem(variant_of(name, model, height=225, width=width)) is None
 
 
 @pytest.mark.parametrize("model", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "", "."])
@@ -247,8 +248,17 @@ def test_a_regnet_is_built_without_weights() -> None:
     assert shapes_of(on_meta("torchvision", "regnet_y_400mf", 5))["fc.weight"] == (5, 440)
 
 
+def test_a_vision_transformer_of_torchvision_takes_squares() -> None:
+    problem = TORCHVISION.problem(variant_of("torchvision", "vit_b_16", height=224, width=256))
+    assert problem
+    assert (problem.key, problem.rule) == ("width", "224, as its height")
+
+
 def test_vit_h_14_has_the_keys_of_its_official_file() -> None:
-    keys = shapes_of(on_meta("torchvision", "vit_h_14", 1000))
+    size = library.ViT_H_14_Weights.DEFAULT.transforms().crop_size[0]
+    with torch.device("meta"):
+        network = TORCHVISION.build(variant_of("torchvision", "vit_h_14", height=size, width=size))
+    keys = shapes_of(network.state_dict())
     side = library.ViT_H_14_Weights.DEFAULT.transforms().crop_size[0] // 14
     assert keys["encoder.pos_embedding"] == (1, side**2 + 1, 1280)
 

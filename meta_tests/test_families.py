@@ -112,7 +112,7 @@ def sealed(folder: Path, arguments: list[str]) -> Ended:
         Path(path).mkdir(exist_ok=True)
     (folder / "cwd").mkdir(exist_ok=True)
     tests, *rest = arguments
-    unset = {name: value for name, value in environment().items() if not name.startswith("TORCHINDUCTOR")}
+    unset = {name: value for name, value in environment().items() if not name.startswith(("TORCHINDUCTOR", "ORT_"))}
     also = {"SEALED_LOG": str(folder / "sealed.log"), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [

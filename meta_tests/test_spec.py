@@ -52,7 +52,12 @@ def test_shipped_specs_load(path: Path) -> None:
             8,
             "variants[0].width=None, expected one of height and width;",
         ),
-        ("height: 64, width: 96", "", 8, "expected one of height and width; duration_s; tokens. Add `height:` here."),
+        (
+            "height: 64, width: 96",
+            "",
+            8,
+            "expected one of height and width; duration_s; tokens. Add the keys",
+        ),
         (
             "width: 96",
             "width: 96, tokens: 77",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fixtures.checkpoint import read_state_dict, require_exact_keys
 from fixtures.errors import InputError
 from fixtures.models import family
-from fixtures.subject import _without_surplus
+from fixtures.subject import _own_entries
 from fixtures.synthetic_files import save_checkpoint
 from fixtures.torchscript import is_torchscript, read_torchscript
 
@@ -336,13 +336,13 @@ def test_what_openais_archives_hold_beyond_the_model_is_left_out(tmp_path: Path)
     for lazily in (False, True):
         state_dict = read_state_dict(tmp_path / "a.pt", lazily=lazily)
         assert state_dict.keys() == STORED.keys() | numbers.keys()
-        assert _without_surplus(state_dict, clip).keys() == STORED.keys()
-        assert _without_surplus(state_dict, family("timm")).keys() == state_dict.keys()
+        assert _own_entries(state_dict, clip).keys() == STORED.keys()
+        assert _own_entries(state_dict, family("timm")).keys() == state_dict.keys()
 
 
 def test_no_other_surplus_is_taken(tmp_path: Path) -> None:
     module = nn.Linear(2, 3)
     state_dict = {**module.state_dict(), "vocab_sizes": torch.tensor(1)}
-    left = _without_surplus(state_dict, family("clip"))
+    left = _own_entries(state_dict, family("clip"))
     with pytest.raises(InputError, match="keys=1 keys unknown, first 'vocab_sizes', expected the 2 keys"):
         require_exact_keys(tmp_path, left, module)

@@ -112,7 +112,7 @@ def _save(state_dict: dict[str, Tensor], path: Path, layout: Layout) -> None:
 def _synthetic_state_dict(variant: Variant, branches: Family, seed: int) -> dict[str, Tensor]:
     with torch.device("meta"):
         own = branches.build(variant).state_dict()
-    kept = [key for key in own if key.endswith(branches.constants)] if branches.constants else []
+    kept = [key for key in own if _is_computed(key, own[key], branches)]
     if kept:
         computed = branches.build(variant).state_dict()
         own |= {key: computed[key] for key in kept}
@@ -120,6 +120,13 @@ def _synthetic_state_dict(variant: Variant, branches: Family, seed: int) -> dict
     with ThreadPoolExecutor() as pool:  # numpy draws random numbers without the interpreter's lock
         arrays = pool.map(lambda key: synthetic_tensor(key, tuple(own[key].shape), seed), drawn)
         return own | {key: torch.from_numpy(array) for key, array in zip(drawn, arrays, strict=True)}
+
+
+def _is_computed(key: str, value: Tensor, branches: Family) -> bool:
+    """Whether an entry follows from the architecture: tables of indices and coordinates."""
+    if key.endswith(("num_batches_tracked", "running_mean", "running_var")):
+        return False
+    return key.endswith(branches.constants) or not value.is_floating_point()
 
 
 if __name__ == "__main__":
