@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx import numpy_helper
 
 from fixtures.bundle import Bundle
 from fixtures.cases import Export, exports_of
+from fixtures.errors import InputError
 from fixtures.export.gate import GateError
 from fixtures.export.parity import relative_error
 from fixtures.manifest import read_manifest
@@ -324,6 +326,36 @@ def test_a_repository_serves_every_family_under_its_names(place: Place, tmp_path
     assert audio.name == "clap_audio_2s"
     assert [(one.dtype, one.shape) for one in audio.inputs] == [("FLOAT", (1, 96_000))]
     assert served_branch(place.export("clip_image"), place.onnx_dir).name == "clip_image_64x96"
+
+
+def test_a_file_of_other_weights_is_not_served(place: Place) -> None:
+    """Two variants of one network are exported to one path unless a spec says otherwise."""
+    export = place.export("torchvision")
+    for changes, says in (
+        ({"weights": "visual/other.pth"}, "weights of torchvision/resnet18_64.onnx=visual/places365"),
+        (
+            {"weights": export.variant.weights, "classes": 10},
+            "classes of torchvision/resnet18_64.onnx=365",
+        ),
+    ):
+        other = replace(export, variant=export.variant.model_copy(update=changes))
+        with pytest.raises(InputError, match=re.escape(says)):
+            served_branch(other, place.onnx_dir)
+
+
+def test_what_text_needs_is_missed_before_anything_is_measured(place: Place, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "audio/laion_clap").mkdir(parents=True)
+    os.link(place.suite.models_root / "audio/laion_clap/clap_ckpt.pt", root / "audio/laion_clap/clap_ckpt.pt")
+    (tmp_path / "out").mkdir()
+    for tests in ("bench_tests", "export_tests"):
+        _, *rest = Suite(tmp_path, root).arguments("--spec", str(place.spec), "-k", "clap_text and not onnxruntime")
+        ended = sealed(tmp_path, [tests, *rest, "--onnx-dir", str(tmp_path / "onnx")])
+        assert ended.returncode == 2, ended.stdout
+        assert f"{root}/hf_cache/hub/models--roberta-base: folder=missing" in ended.stderr
+        assert "Traceback" not in ended.stdout + ended.stderr
+    assert not any((tmp_path / "out").iterdir())
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_the_backend_has_nothing_against_them(place: Place, tmp_path: Path) -> None:

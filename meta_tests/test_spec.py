@@ -21,6 +21,9 @@ from meta_tests.conftest import ROOT, SMALL_SPEC
 MESSAGE = re.compile(r"^.+\.yaml(:\d+)?: .+=.*, expected .+\. .+", re.DOTALL)
 
 
+ONE_TOKEN = "family: clap, model: HTSAT-tiny, tower: text, tokens: 1"
+
+
 def refusal(tmp_path: Path, text: str) -> str:
     path = tmp_path / "spec.yaml"
     path.write_text(text)
@@ -70,6 +73,13 @@ def test_shipped_specs_load(path: Path) -> None:
             "width: 96, tower: image",
             8,
             "tower='image', expected none for midas. Remove it.",
+        ),
+        ("width: 96", "width: 96, classes: 7", 8, "midas_small_64.classes=7, expected none for midas. Remove it."),
+        (
+            "family: raft, model: raft_small, height: 128, width: 128",
+            CLAP_OF_ONE_TOKEN,
+            9,
+            "tokens=1, expected 3 to 512",
         ),
         ("model: MiDaS_small", "model: MiDaS", 8, "expected one of MiDaS_small, DPT_Hybrid, DPT_Large."),
         ("family: raft", "family: timm", 9, "model='raft_small', expected a network of timm"),
