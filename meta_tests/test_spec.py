@@ -77,7 +77,7 @@ def test_shipped_specs_load(path: Path) -> None:
         ("width: 96", "width: 96, classes: 7", 8, "midas_small_64.classes=7, expected none for midas. Remove it."),
         (
             "family: raft, model: raft_small, height: 128, width: 128",
-            CLAP_OF_ONE_TOKEN,
+            ONE_TOKEN,
             9,
             "tokens=1, expected 3 to 512",
         ),
