@@ -17,11 +17,10 @@ from fixtures.cases import Export, exports_of
 from fixtures.export.gate import Gate, GateError, GateSettings
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
-from fixtures.models import tower_of
 from fixtures.records import FileRecord
 from fixtures.session.setup import Options, Setup, choose_device, setup_of
 from fixtures.spec import spec_from
-from fixtures.subject import locate_checkpoint, require_loadable
+from fixtures.subject import locate_checkpoint
 from tools import command_line
 
 _OF_THE_VARIANT = ("family", "model", "tower", "height", "width", "duration_s", "tokens", "classes", "weights")
@@ -98,8 +97,7 @@ def _setup(arguments: argparse.Namespace) -> Setup:
 
 def _publish(setup: Setup, export: Export, arguments: argparse.Namespace) -> FileRecord:
     variant = export.variant
-    require_loadable(variant, setup.bundle)
-    tower_of(variant).modality.require(setup.content, variant)
+    setup.require_usable([variant])
     weights = setup.bundle.weights(locate_checkpoint(variant, setup.bundle))
     reference = Reference(variant, weights.path, parity_inputs(setup.content, variant))
     settings = GateSettings(
