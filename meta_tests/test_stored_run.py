@@ -12,9 +12,9 @@ from fixtures.cases import exports_of
 from fixtures.latency_waterfall import waterfalls
 from fixtures.manifest import read_manifest
 from fixtures.records import Summary
+from fixtures.run_files import summarize_file
 from fixtures.spec import load_spec
 from meta_tests.conftest import ROOT
-from tools.summarize import summarize_file
 
 STORED = Path(__file__).parent / "data" / "h200"
 BASELINE = Path(__file__).parent / "data" / "h100_baseline"
