@@ -1,9 +1,10 @@
 """Build a model repository for Triton from exported files that passed their gate.
 
-python -m tools.build_model_repository --onnx-dir models/optimized --spec SPEC --out model_repository
+python -m tools.build_model_repository --onnx-dir models/optimized --spec SPEC --out model_repository [--choice FILE]
 
 For each branch: preprocess (raw frames to what the file takes), the published file, and the ensemble of both; for
-sound and text, whose clients send what the file takes, the file and an ensemble around it.
+sound and text, whose clients send what the file takes, the file and an ensemble around it. With --choice, the branches
+that `tools.choose_branches` has chosen, at their batch and precision.
 Needs neither torch nor a GPU.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from fixtures.cases import Export, exports_of
+from fixtures.decision.deployment import chosen_exports
 from fixtures.errors import InputError
 from fixtures.spec import MAX_BATCH, MAX_FRAME, Dtype, Frame, Spec, load_spec
 from fixtures.triton.branches import ServedBranch, served_branch
@@ -47,6 +49,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--onnx-dir", type=Path, default=Path("models/optimized"), help="where files are published")
     parser.add_argument("--spec", type=Path, required=True, help="what was exported, and how it is to be served")
     parser.add_argument("--out", type=Path, required=True, help="folder to create")
+    parser.add_argument("--choice", type=Path, help="choice.json: only what was chosen")
     parser.add_argument("--batch", type=int, action="append", help="only this batch size; may be repeated")
     parser.add_argument("--frame", metavar="HxW", help="size of the frames that clients send, such as 720x1280")
     parser.add_argument("--fused", action="store_true", help="also preprocess and model in one file")
@@ -62,8 +65,8 @@ def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], 
         raise InputError("--dtype", f"value={arguments.dtype!r}", rule, "Write one of these.")
     frame = None if arguments.frame is None else _frame(arguments.frame)
     exports, skipped = [], []
-    for export in _with_batches(exports_of(spec, arguments.dtype), arguments.batch):
-        if export.variant.optional and not (arguments.onnx_dir / export.file).exists():
+    for export in _wanted(spec, arguments):
+        if not arguments.choice and export.variant.optional and not (arguments.onnx_dir / export.file).exists():
             skipped.append(export.branch)
             continue
         variant = export.variant
@@ -73,6 +76,18 @@ def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], 
     if not exports:
         raise InputError(str(arguments.spec), "branches=0", "at least one exported variant", "Export one first.")
     return exports, skipped
+
+
+def _wanted(spec: Spec, arguments: argparse.Namespace) -> list[Export]:
+    """Every export of the spec, those of the batches of the command line, or those of a choice."""
+    if arguments.choice is None:
+        return _with_batches(exports_of(spec, arguments.dtype), arguments.batch)
+    for option, value in (("--batch", arguments.batch), ("--dtype", arguments.dtype)):
+        if value is not None:
+            raise InputError(
+                option, "value=beside --choice", "what the choice says", f"Leave out {option} or --choice."
+            )
+    return chosen_exports(arguments.choice, spec)
 
 
 def _with_batches(exports: Sequence[Export], batches: list[int] | None) -> list[Export]:

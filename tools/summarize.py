@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fixtures.errors import InputError
 from fixtures.records import Summary
-from fixtures.results import write_atomically
+from fixtures.results import write_output
 from fixtures.run_files import summarize_file
 from tools import command_line
 
@@ -42,10 +42,7 @@ def _emit(summary: Summary, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(text)
         return
-    try:
-        write_atomically(output, text)
-    except OSError as error:
-        raise InputError(f"-o {output}", f"file={error.strerror}", "a writable path", "Choose another.") from None
+    write_output(output, text)
     print(f"wrote {output}: {len(summary.cases)} cases")
 
 
