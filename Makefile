@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 SYNTHETIC := .cache/synthetic_bundle
 MODELS_ROOT := $(or $(DP_MODELS_ROOT),$(SYNTHETIC))
 ARGS ?=
+# Numbers of GPUs, such as 0,1: `make bench` measures on all of them at once.
+GPUS ?=
+BENCH := $(if $(GPUS),tools.run_shards --gpus "$(GPUS)" --,pytest) bench_tests
 # The oldest ONNX Runtime that an exported file has to load in: the one of Triton 24.08.
 OLDEST := .venv-onnxruntime-1.18.1
 # PyPI's tritonserver. Of its package only the binary is wanted: what it would install beside it is for its Python API.
@@ -21,7 +24,7 @@ endif
 .PHONY: bench export serve oldest-env serve-env test lint clean
 
 bench: $(READY) $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
-	$(BIN)/python -m pytest bench_tests --models-root "$(MODELS_ROOT)" --benchmark-json=out/benchmark.json $(ARGS)
+	$(BIN)/python -m $(BENCH) --models-root "$(MODELS_ROOT)" --benchmark-json=out/benchmark.json $(ARGS)
 
 export: $(READY) $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
 	$(BIN)/python -m pytest export_tests --models-root "$(MODELS_ROOT)" $(ARGS)

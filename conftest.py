@@ -31,6 +31,7 @@ _SERVING = pytest.StashKey["ServeSession"]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pretriton", "measuring and exporting fixed branches")
     group.addoption("--spec", help="YAML spec (default: the one in specs/ for the device)")
+    group.addoption("--variants", metavar="NAME[,NAME]", help="only these variants of the spec")
     # No `choices`: pytest would refuse a wrong value itself, in its own words and with its own exit code.
     group.addoption("--device", metavar="auto|cuda|cpu", default="auto")
     group.addoption("--dtype", metavar="fp32|tf32|fp16", help="precision class, instead of the spec's")
@@ -42,7 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--out", metavar="DIR", default="out", help="where runs are kept (default: out)")
     group.addoption("--run-id", help="name of the run's folder (default: date, device and process)")
     group.addoption("--resume", action="store_true", help="go on with --run-id, or with the newest run")
+    group.addoption("--claims", metavar="DIR", help="measure what no other worker has claimed there (tools.run_shards)")
     group.addoption("--onnx-dir", metavar="DIR", default="models/optimized", help="where exported files are published")
+    group.addoption("--choice", metavar="FILE", help="export and serve what was chosen (tools.choose_branches)")
     group.addoption("--target-python", metavar="FILE", help="interpreter whose ONNX Runtime has to load the files too")
     group.addoption("--triton-python", metavar="FILE", help="interpreter of the server's environment (make serve-env)")
     group.addoption("--model-repository", metavar="DIR", help="repository to prove (default: one of the spec's files)")
@@ -119,7 +122,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(name="case")
 def _case(request: pytest.FixtureRequest) -> Case:
-    return request.config.stash[_SESSION].plan.case(request.param)
+    return request.config.stash[_SESSION].begin(request.node, request.param)
 
 
 @pytest.fixture(name="bench")
@@ -214,6 +217,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _options(config: pytest.Config) -> Options:
     return Options(
         spec=config.getoption("--spec"),
+        variants=config.getoption("--variants"),
         device=config.getoption("--device"),
         dtype=config.getoption("--dtype"),
         models_root=config.getoption("--models-root"),
@@ -221,13 +225,20 @@ def _options(config: pytest.Config) -> Options:
         frames=config.getoption("--frames"),
         audio=config.getoption("--audio"),
         prompts=config.getoption("--prompts"),
-        out=str(Path(config.invocation_params.dir) / config.getoption("--out")),
+        out=_absolute(config, config.getoption("--out")),
         run_id=config.getoption("--run-id"),
         resume=config.getoption("--resume"),
-        onnx_dir=str(Path(config.invocation_params.dir) / config.getoption("--onnx-dir")),
+        claims=_absolute(config, config.getoption("--claims")),
+        choice=_absolute(config, config.getoption("--choice")),
+        onnx_dir=_absolute(config, config.getoption("--onnx-dir")),
         target_python=config.getoption("--target-python"),
         triton_python=config.getoption("--triton-python"),
         perf_csv=config.getoption("--perf-csv"),
         model_repository=config.getoption("--model-repository"),
         requests=config.getoption("--requests"),
     )
+
+
+def _absolute(config: pytest.Config, path: str | None) -> Any:
+    """Of a path that is relative to where the command was typed."""
+    return None if path is None else str(Path(config.invocation_params.dir) / path)

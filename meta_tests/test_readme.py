@@ -83,7 +83,7 @@ def test_tools_take_the_options_that_are_shown(command: str) -> None:
 
 def test_every_option_is_explained() -> None:
     declared = re.findall(r'addoption\("(--[a-z-]+)"', (ROOT / "conftest.py").read_text())
-    assert len(declared) == 17
+    assert len(declared) == 19
     for option in declared:
         assert f"`{option}" in README
 

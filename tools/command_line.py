@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fixtures.errors import InputError
 
@@ -15,3 +15,10 @@ def run(main: Callable[[], int]) -> None:
     except InputError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and what stands after it, which is another program's."""
+    words = list(arguments)
+    place = words.index("--") if "--" in words else len(words)
+    return words[:place], words[place + 1 :]

@@ -1,0 +1,50 @@
+"""Measure on several GPUs of one machine, one process each, and merge the results into one run.
+
+python -m tools.run_shards --gpus 0,1 [--run-id NAME] [--out out] [--resume] [--benchmark-json FILE] -- ARGUMENTS
+
+ARGUMENTS are those of `pytest bench_tests`. Each worker takes the next variant when it is free. `make bench GPUS=0,1`
+does this. Exit code 1: a case failed, or a worker died; 2: bad input; 130 or 143: interrupted, and --resume goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+from fixtures.sharding.arguments import add_run_options, sharded_run
+from fixtures.sharding.run import run_shards
+from fixtures.sharding.workers import Worker, gpu_workers
+from tools import command_line
+
+
+def main() -> int:
+    """Parse the command line, measure, merge, and say what came of it."""
+    own, pytest_arguments = command_line.parted(sys.argv[1:])
+    given = parser().parse_args(own)
+    workers = gpu_workers(given.gpus)
+    run = sharded_run(given, pytest_arguments)
+    _say(f"run: {run.folder}" + (" (resumed)" if run.resume else ""))
+    for worker in workers:
+        _say(f"[{worker.name}] {worker.product}, {_cpus(worker)}")
+    return run_shards(workers, run, _say, shutil.get_terminal_size().columns)
+
+
+def parser() -> argparse.ArgumentParser:
+    """What stands before `--`."""
+    own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    own.add_argument("--gpus", required=True, metavar="N[,N]", help="numbers of the GPUs, as nvidia-smi shows them")
+    add_run_options(own)
+    return own
+
+
+def _cpus(worker: Worker) -> str:
+    return "all CPUs" if worker.cpus is None else f"{len(worker.cpus)} CPUs of its own"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
