@@ -9,7 +9,8 @@ import pytest
 
 from fixtures.measure import timing
 from fixtures.measure.telemetry import Sample, TelemetrySampler, unstable_reasons
-from fixtures.records import Telemetry
+from fixtures.records import Summary, Telemetry
+from meta_tests.conftest import ROOT
 
 CALM = Sample(1980.0, 40.0, 300.0, frozenset(), 0)
 
@@ -55,6 +56,43 @@ def test_the_sampler_reads_ten_times_a_second_and_keeps_the_range() -> None:
     assert (record.sm_clock_mhz[0], record.sm_clock_mhz[2]) == (1900.0, 1980.0)
     assert record.temperature_c is None
     assert (record.throttle_reasons, record.foreign_processes) == (("x",), 1)
+
+
+def test_every_sample_is_kept_with_its_time() -> None:
+    clocks = iter([1980.0, None, 1950.0])
+    before = time.time()
+    with TelemetrySampler(lambda: CALM.__class__(next(clocks, 1950.0), 40.0, None, frozenset(), 0)) as sampler:
+        time.sleep(0.55)
+    series, after = sampler.record().series, time.time()
+    assert series is not None
+    assert 3 <= len(series.at_s) <= 6
+    assert list(series.at_s) == sorted(series.at_s)
+    assert before < series.at_s[0] <= series.at_s[-1] < after
+    assert series.sm_clock_mhz[:3] == (1980.0, None, 1950.0)
+    assert series.temperature_c == (40.0,) * len(series.at_s)
+    assert series.power_w == (None,) * len(series.at_s)
+
+
+def test_a_reading_that_fails_leaves_as_many_times_as_samples() -> None:
+    samples = iter([CALM])
+
+    def read() -> Sample:
+        return next(samples)  # from the second on, StopIteration
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("threading.excepthook", lambda _: None)
+        with TelemetrySampler(read) as sampler:
+            time.sleep(0.25)
+    series = sampler.record().series
+    assert series is not None
+    assert (len(series.at_s), series.power_w) == (1, (300.0,))
+
+
+def test_a_summary_from_before_the_series_is_read() -> None:
+    summary = Summary.model_validate_json((ROOT / "meta_tests/data/h200/summary.json").read_text())
+    (telemetry, *_) = [case.telemetry for case in summary.cases]
+    assert telemetry is not None
+    assert (telemetry.series, telemetry.samples > 0) == (None, True)
 
 
 def test_nothing_seen_is_nothing_claimed() -> None:

@@ -1,0 +1,39 @@
+"""Render a run as one HTML page: what to deploy and why, then everything that was measured.
+
+python -m tools.render_report RUN [--compare BASELINE] [--choice choice.json] [--manifest manifest.json] -o report.html
+
+RUN is a run's folder, or one of its files. The page holds everything that it shows, its charts and every timed round,
+and asks nothing of any network: it can be mailed, archived and printed. Without --choice the choice.json in the run's
+folder is shown, or a new one is made with the budgets that the run was measured with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fixtures.report import read_material, render
+from fixtures.results import write_output
+from tools import command_line
+
+
+def main() -> int:
+    """Parse the command line, read, render, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or one of its files")
+    parser.add_argument(
+        "--compare", type=Path, metavar="BASELINE", help="run, or folder of repeated runs, to compare with"
+    )
+    parser.add_argument("--choice", type=Path, metavar="FILE", help="choice.json of this run (tools.choose_branches)")
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="manifest.json of the exported files")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="HTML file to write")
+    arguments = parser.parse_args()
+    material = read_material(arguments.run, arguments.compare, arguments.choice, arguments.manifest)
+    text = render(material)
+    write_output(arguments.output, text)
+    print(f"wrote {arguments.output}: {len(material.summary.cases)} cases, {len(text.encode()) / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)
