@@ -480,8 +480,17 @@ def telemetry_case(start_s: float, **facts: Any) -> CaseSummary:
     return summarize_case(case(telemetry=seen, **facts))
 
 
-def test_telemetry_is_drawn_over_time_and_dates_the_run(tmp_path: Path) -> None:
-    start_s = 1_700_000_000.0  # 2023-11-14 22:13 UTC
+@pytest.mark.parametrize(
+    ("started_at", "shown"),
+    [("2026-11-25T04:00:30+02:00", "2026-11-25 02:00 UTC"), ("yesterday", "not recorded"), (None, "not recorded")],
+)
+def test_the_head_says_when_the_run_was_started(tmp_path: Path, started_at: str | None, shown: str) -> None:
+    summary = summarize([case()], run_id="run", complete=True, run={"started_at": started_at})
+    assert shown in page_of(written(tmp_path, summary)).all("header")[0].text
+
+
+def test_telemetry_is_drawn_over_time(tmp_path: Path) -> None:
+    start_s = 1_700_000_000.0
     summary = summarize([], run_id="run", complete=True)
     cases = (telemetry_case(start_s + 60, batch=8), telemetry_case(start_s))
     document = page_of(written(tmp_path, summary.model_copy(update={"cases": cases})))
@@ -491,7 +500,6 @@ def test_telemetry_is_drawn_over_time_and_dates_the_run(tmp_path: Path) -> None:
     assert trace["y"] == [1980, None, 1900, None] * 2
     # What the driver does not give has no chart.
     assert [key for key in figures if key.startswith("telemetry")] == ["telemetry-0", "telemetry-1"]
-    assert "2023-11-14 22:13 UTC" in document.all("header")[0].text
 
 
 # --- figures ---
