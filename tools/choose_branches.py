@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fixtures.decision import budgets_of_run, choose
+from fixtures.errors import system_errors
 from fixtures.records import Choice, RoleChoice
 from fixtures.results import write_output
 from fixtures.run_files import read_run
@@ -29,9 +30,11 @@ def main() -> int:
     parser.add_argument("--spec", type=Path, help="spec with the budgets (default: the one that was measured)")
     parser.add_argument("-o", "--output", type=Path, help="choice.json to write (default: standard output)")
     arguments = parser.parse_args()
-    summary = read_run(arguments.run)
+    with system_errors(str(arguments.run), "file", "a readable file", "Check the path."):
+        summary = read_run(arguments.run)
     if arguments.spec is None:
-        choice = choose(summary, budgets_of_run(summary), summary.run.get("spec"))
+        measured = summary.run.get("spec")
+        choice = choose(summary, budgets_of_run(summary), measured if isinstance(measured, str) else None)
     else:
         spec = load_spec(arguments.spec)
         choice = choose(summary, spec.roles, spec.name)

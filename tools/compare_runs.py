@@ -13,7 +13,7 @@ import argparse
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +25,7 @@ from fixtures.records import ComparedCase, ComparedRuns
 from fixtures.results import write_output
 from tools import command_line
 
+_ROUNDING = 1e-9  # of a ratio that comes from logarithms
 _MIN_WIDTH = 140  # of the table where nobody looks at it in a terminal
 
 
@@ -38,21 +39,31 @@ def main() -> int:
     arguments = parser.parse_args()
     allowed = None if arguments.fail_slower is None else _percent(arguments.fail_slower)
     comparison = compare([arguments.baseline, *arguments.runs])
+    # Before anything is written: a gate that cannot judge is bad input.
+    failures = [] if allowed is None else [one for pair in comparison.pairs for one in _failures(pair, allowed)]
     if arguments.output is not None:
         write_output(arguments.output, comparison.model_dump_json(indent=2) + "\n")
-    console = Console(width=max(shutil.get_terminal_size().columns, _MIN_WIDTH))
+    # Ids and paths are a person's: what looks like markup in them is none.
+    width = max(shutil.get_terminal_size().columns, _MIN_WIDTH)
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
     for pair in comparison.pairs:
         console.print(_table(pair))
         for line in _remarks(pair):
-            console.print(line, markup=False, highlight=False)
+            console.print(line, soft_wrap=True)
     if arguments.output is not None:
         print(f"wrote {arguments.output}")
     if allowed is None:
         return 0
-    failures = [failure for pair in comparison.pairs for failure in _failures(pair, allowed)]
     for failure in failures:
         print(f"FAILED {failure}")
+    cases = [case for pair in comparison.pairs for case in pair.cases]
+    judged = f"judged {len(_judged(cases))} of {len(cases)} cases"
+    print(f"--fail-slower {allowed * 100:g}%: {judged}, {len(failures)} failed")
     return 1 if failures else 0
+
+
+def _judged(cases: Sequence[ComparedCase]) -> list[ComparedCase]:
+    return [case for case in cases if case.verdict != "not_comparable"]
 
 
 def _percent(text: str) -> float:
@@ -64,7 +75,7 @@ def _percent(text: str) -> float:
 
 def _failures(pair: ComparedRuns, allowed: float) -> Iterator[str]:
     """What a gate does not let pass. Raises InputError when it could not judge anything."""
-    judged = [case for case in pair.cases if case.verdict != "not_comparable"]
+    judged = _judged(pair.cases)
     if not judged:
         reasons = dict.fromkeys(case.reason for case in pair.cases)
         what = f"comparable cases=0 ({'; '.join(reasons) or 'no case is in both'})"
@@ -73,7 +84,7 @@ def _failures(pair: ComparedRuns, allowed: float) -> Iterator[str]:
     for case in judged:
         if case.verdict == "failed":
             yield f"{case.id}: {case.reason}"
-        elif case.verdict == "slower" and case.ratio is not None and case.ratio >= 1 + allowed:
+        elif case.verdict == "slower" and case.ratio is not None and case.ratio >= 1 + allowed - _ROUNDING:
             yield f"{case.id}: {case.ratio - 1:.1%} slower, at most {allowed * 100:g}% allowed"
     if not pair.candidate.complete:
         for case_id in pair.only_in_baseline:

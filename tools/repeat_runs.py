@@ -12,6 +12,7 @@ python -m tools.compare_runs out/NAME/SIDE out/NAME/OTHER
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import subprocess
 import sys
@@ -19,11 +20,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fixtures.errors import InputError
+from fixtures.errors import InputError, system_errors
 from fixtures.results import SUMMARY, RunFolder
 from tools import command_line
 
 _ROOT = Path(__file__).parent.parent
+_STOPS_WITHIN_S = 30
 _OURS = ("--out", "--run-id", "--resume", "--benchmark-json")
 
 
@@ -57,7 +59,7 @@ def main() -> int:
         if code not in (0, 1):
             return code
         worst = max(worst, code)
-    folders = " ".join(str(Path(arguments.out) / arguments.run_id / side.name) for side in sides)
+    folders = shlex.join(str(Path(arguments.out) / arguments.run_id / side.name) for side in sides)
     print(f"measured {arguments.repeats} times: {folders}")
     if len(sides) > 1:
         print(f"python -m tools.compare_runs {folders}")
@@ -83,7 +85,7 @@ def _parsed() -> argparse.Namespace:
 
 
 def _sides(given: list[str] | None, checkouts: list[str] | None) -> list[Side]:
-    sides = {name: Side(name, tuple(shlex.split(text))) for name, text in _named("--side", given or ["run="])}
+    sides = {name: Side(name, _split(name, text)) for name, text in _named("--side", given or ["run="])}
     for name, folder in _named("--checkout", checkouts or []):
         if name not in sides:
             raise InputError("--checkout", f"side={name}", f"one of {', '.join(sides)}", "Add it with --side NAME=.")
@@ -92,6 +94,14 @@ def _sides(given: list[str] | None, checkouts: list[str] | None) -> list[Side]:
             raise InputError("--checkout", f"{folder}=no checkout", "a folder with bench_tests", "Check the path.")
         sides[name] = Side(name, sides[name].arguments, checkout)
     return list(sides.values())
+
+
+def _split(name: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        rule = "arguments as in a shell"
+        raise InputError(f"--side {name}", f"value={text!r} ({error})", rule, "Close the quotation.") from None
 
 
 def _named(option: str, given: list[str]) -> Iterator[tuple[str, str]]:
@@ -111,9 +121,10 @@ def _refuse_ours(*arguments: Sequence[str]) -> None:
 
 
 def _measure(side: Side, common: Sequence[str], out: Path, run_id: str) -> int:
-    """One run, unless it is there. Returns pytest's exit code; an interrupted run is begun again."""
+    """One run, unless it is there. Returns pytest's exit code; an interrupted run is taken up again."""
     run = out / run_id
-    begun = RunFolder(run).read_summary() if (run / SUMMARY).exists() else None
+    with system_errors(f"--run-id {out.parent.name}", "folder", "a folder to write to", "Choose another name."):
+        begun = RunFolder(run).read_summary() if (run / SUMMARY).exists() else None
     if begun and begun.complete:
         print(f"{side.name}, {run_id}: measured before")
         return 0
@@ -121,11 +132,16 @@ def _measure(side: Side, common: Sequence[str], out: Path, run_id: str) -> int:
     tests = [] if any("bench_tests" in argument for argument in (*common, *side.arguments)) else ["bench_tests"]
     command = [side.python, "-m", "pytest", *tests, *common, *side.arguments, "--out", str(out), "--run-id", run_id]
     print(f"{side.name}, {run_id}: {shlex.join(command[1:])}", flush=True)
-    try:
-        return subprocess.run([*command, *resumed], cwd=side.checkout, check=False).returncode
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on with {run}")
-        return 130
+    with subprocess.Popen([*command, *resumed], cwd=side.checkout) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # A terminal interrupts pytest, too, which then stops what it has started.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_STOPS_WITHIN_S)
+            process.terminate()
+            print(f"interrupted; the same command goes on with {run}")
+            return 130
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""On a laptop: choice and comparison of a stored GPU run in seconds, with nothing but the `read` group installed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import jsonschema
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from fixtures.decision import choose
+from fixtures.run_files import read_run
+from fixtures.spec import PLACES
+from meta_tests.conftest import ROOT
+from meta_tests.runs import chosen
+from meta_tests.test_schemas import schema
+
+STORED = Path(__file__).parent / "data" / "h200" / "results.jsonl.gz"
+LIMIT_S = 5
+HEAVY = {"torch", "pytest", "onnx", "onnxruntime", "transformers", "timm", "torchvision"}
+
+# Runs a tool as `python -m` does, where some modules cannot be imported, and writes which others it has imported.
+PROGRAM = """\
+import pathlib, runpy, sys
+
+report = pathlib.Path(sys.argv[1])
+refused = set(report.read_text().split())
+
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in refused:
+            raise ImportError(f"{name} is not on this laptop")
+
+sys.meta_path.insert(0, Refusal())
+sys.argv = sys.argv[2:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    report.write_text(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def closure(names: Iterable[str]) -> set[str]:
+    """Distributions and all that they depend on, without extras."""
+    found: set[str] = set()
+    waiting = [Requirement(name) for name in names]
+    while waiting:
+        wanted = waiting.pop()
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        name = canonicalize_name(wanted.name)
+        if name not in found:
+            found.add(name)
+            waiting += [Requirement(text) for text in requires(name) or ()]
+    return found
+
+
+def read_group() -> set[str]:
+    """What `pip install --group read` installs."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return closure(document["dependency-groups"]["read"])
+
+
+def absent_on_a_laptop() -> set[str]:
+    """Modules that are installed here, and that no distribution of the group provides."""
+    group = read_group()
+    return {
+        module
+        for module, owners in packages_distributions().items()
+        if not {canonicalize_name(owner) for owner in owners} & group
+    }
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stored") / "results.jsonl"
+    path.write_bytes(gzip.decompress(STORED.read_bytes()))
+    return path
+
+
+def test_the_group_has_none_of_what_is_heavy_and_all_that_it_depends_on() -> None:
+    assert absent_on_a_laptop() >= HEAVY
+    assert "annotated-types" in read_group(), "pydantic depends on it"
+
+
+@pytest.mark.parametrize(
+    ("tool", "runs", "kind"), [("tools.choose_branches", 1, "choice"), ("tools.compare_runs", 2, "comparison")]
+)
+def test_a_stored_run_is_decided_on_in_seconds_without_torch(rows: Path, tool: str, runs: int, kind: str) -> None:
+    report, output = rows.with_name(f"{kind}_modules"), rows.with_name(f"{kind}.json")
+    report.write_text(" ".join(absent_on_a_laptop()))
+    command = [sys.executable, "-c", PROGRAM, str(report), tool, *[str(rows)] * runs, "-o", str(output)]
+    began = time.monotonic()
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    took_s = time.monotonic() - began
+    assert ended.returncode == 0, ended.stderr
+    assert took_s < LIMIT_S
+    jsonschema.validate(json.loads(output.read_text()), schema(kind))
+    imported = set(report.read_text().split())
+    assert imported >= {"pydantic", "numpy"}
+    assert not imported & HEAVY
+
+
+def test_what_is_chosen_of_the_stored_run(rows: Path) -> None:
+    """Of every branch torch-compile at batch 8, as the table of the README has it."""
+    choice = choose(read_run(rows), {})
+    assert {role.role: chosen(role) for role in choice.roles} == {
+        role: {place: f"{name}-b8-fp16-torch-compile" for place, name in zip(PLACES, names, strict=True)}
+        for role, names in {
+            "depth": ("midas_small_256", "midas_hybrid_384", "midas_hybrid_512"),
+            "flow": ("raft_small_256", "raft_small_384", "raft_small_512"),
+        }.items()
+    }
+
+
+def test_a_stored_run_ties_with_itself(rows: Path) -> None:
+    command = [sys.executable, "-m", "tools.compare_runs", str(rows), str(rows), "--fail-slower", "0"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "60 tie\n" in ended.stdout
+    assert ended.stdout.endswith("judged 60 of 60 cases, 0 failed\n")
