@@ -57,7 +57,7 @@ def test_it_says_why_and_writes_what_fits_its_schema(run: Path, spec: Path, tmp_
     assert (choice.spec, choice.run_id, choice.feasible) == ("night", "run", True)
     for line in (
         "depth (p95_ms 25.0):\n",
-        "  small: depth_256 is the small branch: torch in fp16 at batch 1 takes 10 ms a frame",
+        "  small: depth_256, torch in fp16 at batch 1: 10 ms a frame",
         "p95 10.20 ms of 25 ms",
         "400 MiB, so memory holds 340 instances on this GPU",
         "  small: served: Triton does not run torch",

@@ -65,7 +65,6 @@ def test_two_single_runs_are_told_to_be_a_first_impression(tmp_path: Path) -> No
         (10.49, "5%", 0),
         (10.4, "3.5%", 1),
         (9.0, "5%", 0),
-        (10.2, "0", 0),
     ],
 )
 def test_a_case_that_is_slower_by_what_is_named_fails(tmp_path: Path, p50: float, allowed: str, code: int) -> None:
@@ -147,6 +146,14 @@ def test_a_percentage_that_is_none_is_refused(tmp_path: Path, value: str) -> Non
     assert said.returncode == 2
     assert is_one_message(said.stderr)
     assert "expected a percentage such as 5%" in said.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "2.9%"])
+def test_a_percentage_within_which_all_is_a_tie_is_refused(tmp_path: Path, value: str) -> None:
+    said = ended(main, tmp_path, tmp_path, f"--fail-slower={value}")
+    assert said.returncode == 2
+    assert is_one_message(said.stderr)
+    assert "expected at least 3%: smaller differences are ties. Write 5%" in said.stderr
 
 
 # --- bad input ---

@@ -87,7 +87,7 @@ def test_the_interval_of_several_processes_is_students() -> None:
     assert not ratio.assumed
 
 
-def test_fewer_than_three_processes_assume_a_spread_or_take_the_larger_one_that_they_saw() -> None:
+def test_fewer_than_three_processes_assume_a_spread_or_take_a_larger_one_that_they_saw() -> None:
     steady, other = [ProcessMedian(10.0, 0.0)], [ProcessMedian(10.0, 0.0), ProcessMedian(11.0, 0.0)]
     assumed = ratio_of(steady, steady)
     assert assumed.assumed
@@ -95,9 +95,10 @@ def test_fewer_than_three_processes_assume_a_spread_or_take_the_larger_one_that_
     noisy = ratio_of([ProcessMedian(10.0, 0.05)], steady)
     assert math.log(noisy.high) == pytest.approx(1.959964 * math.hypot(0.05, ASSUMED_SPREAD * math.sqrt(2)))
     seen = ratio_of(other, other)
-    assert seen.assumed
-    assert math.log(seen.high) == pytest.approx(1.959964 * math.log(1.1) / math.sqrt(2))
-    assert ratio_of(other * 3, steady).assumed, "one side alone is not enough"
+    assert not seen.assumed
+    assert math.log(seen.high) == pytest.approx(4.302653 * math.log(1.1) / math.sqrt(2), rel=1e-5)  # t, 2 degrees
+    assert not ratio_of(other * 3, steady).assumed
+    assert ratio_of(steady * 6, steady).assumed, "six times the same is no spread"
 
 
 def test_the_error_of_a_median_follows_from_its_rounds_and_outliers_do_not_move_it() -> None:
@@ -105,6 +106,13 @@ def test_the_error_of_a_median_follows_from_its_rounds_and_outliers_do_not_move_
     assert few.relative_error == pytest.approx(1.2533 * 0.02 / 1.28155 / 10, rel=1e-4)
     assert many.relative_error == pytest.approx(few.relative_error / 2)
     assert ProcessMedian.of(latency(10, p90=9.0), -3).relative_error == 0
+
+
+def test_two_processes_that_saw_a_spread_are_not_believed_more_than_two() -> None:
+    """A normal quantile would call 1 of 12 pairs different that are equal."""
+    before = [ProcessMedian(10.0, 0.0), ProcessMedian(10.2, 0.0)]
+    after = [ProcessMedian(10.7, 0.0), ProcessMedian(10.5, 0.0)]
+    assert ratio_of(before, after).verdict == "tie"
 
 
 def test_the_smallest_difference_that_matters_is_the_one_of_the_design() -> None:

@@ -57,7 +57,7 @@ def test_memory_that_was_not_measured_keeps_no_bound_of_memory() -> None:
     assert (role.branches, role.nearest_miss) == ((), None)
     assert role.rejected[0].reason == "memory was not measured; run bench_tests whole"
     assert chosen(choice_of(unknown)) == {"large": unknown.id}
-    assert "its memory was not measured" in choice_of(unknown).branches[0].reason
+    assert "memory was not measured" in choice_of(unknown).branches[0].reason
 
 
 # --- who wins within a branch ---
@@ -68,7 +68,7 @@ def test_the_least_cost_for_an_item_wins_not_the_least_latency() -> None:
     role = choice_of(quick, cheap)
     assert chosen(role) == {"large": cheap.id}
     assert role.rejected[0].reason == "5 ms a frame, 150% more than the 2 ms a frame of torch in fp16 at batch 8"
-    assert "the next best is torch in fp16 at batch 1 at 5 ms a frame (+150%)" in role.branches[0].reason
+    assert "next best is torch in fp16 at batch 1 with 5 ms a frame (+150%)" in role.branches[0].reason
 
 
 @pytest.mark.parametrize(("p50", "wins"), [(10.3, True), (10.31, False)])
@@ -77,7 +77,7 @@ def test_of_rows_within_three_percent_the_one_with_less_memory_wins(p50: float, 
     role = choice_of(fast, lean)
     assert chosen(role) == {"large": lean.id if wins else fast.id}
     assert ("which needs less memory" in role.rejected[0].reason) is wins
-    assert ("it ties with torch in fp16 at batch 1 (10 ms a frame), and needs less" in role.branches[0].reason) is wins
+    assert ("a tie with torch in fp16 at batch 1 (10 ms a frame), and needs less" in role.branches[0].reason) is wins
 
 
 def test_of_rows_that_tie_in_memory_too_the_smaller_batch_wins() -> None:
@@ -141,12 +141,20 @@ def test_synthetic_weights_lose_to_real_ones_of_the_role_whatever_they_cost() ->
     assert [len(one.branches) for one in choice.roles] == [1, 1], "what is real in one role is not asked of another"
 
 
-def test_synthetic_weights_alone_win_where_only_costs_count_and_say_so() -> None:
+def test_synthetic_weights_alone_win_where_only_costs_count() -> None:
     synthetic = row(synthetic=True)
-    assert "synthetic weights, which tell what it costs" in choice_of(synthetic).branches[0].reason
+    assert choice_of(synthetic).branches[0].candidate.synthetic_weights
     refused = choice_of(synthetic, real_weights=True)
     assert (refused.branches, bounds(refused)) == ((), {synthetic.id: "weights"})
     assert refused.nearest_miss is None
+
+
+def test_real_weights_are_those_that_a_row_says_to_be_real() -> None:
+    unknown, real = row(synthetic=None), row("depth_384", size=384)
+    refused = choice_of(unknown, real, real_weights=True)
+    assert bounds(refused) == {unknown.id: "weights"}
+    assert [branch.candidate.case_id for branch in refused.branches] == [real.id]
+    assert len(choice_of(unknown, real).branches) == 2
 
 
 # --- places ---

@@ -23,7 +23,7 @@ def test_throughput_stops_growing_at_the_smallest_batch_within_three_percent_of_
     assert list(one.throughput_items_per_s) == ["1", "2", "4", "8", "16"]
     assert one.throughput_items_per_s["4"] == 200
     (branch,) = role.branches
-    assert (branch.candidate.batch, "its throughput stops growing at batch 4" in branch.reason) == (4, True)
+    assert (branch.candidate.batch, "throughput stops growing at batch 4" in branch.reason) == (4, True)
 
 
 def test_throughput_that_still_grows_says_so_and_one_batch_says_nothing() -> None:

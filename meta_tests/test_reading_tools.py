@@ -26,7 +26,7 @@ from meta_tests.test_schemas import schema
 
 STORED = Path(__file__).parent / "data" / "h200" / "results.jsonl.gz"
 LIMIT_S = 5
-HEAVY = {"torch", "pytest", "onnx", "onnxruntime", "transformers", "timm", "torchvision"}
+HEAVY = {"torch", "pytest", "onnxruntime", "transformers", "timm", "torchvision"}
 
 # Runs a tool as `python -m` does, where some modules cannot be imported, and writes which others it has imported.
 PROGRAM = """\
@@ -123,7 +123,7 @@ def test_what_is_chosen_of_the_stored_run(rows: Path) -> None:
 
 
 def test_a_stored_run_ties_with_itself(rows: Path) -> None:
-    command = [sys.executable, "-m", "tools.compare_runs", str(rows), str(rows), "--fail-slower", "0"]
+    command = [sys.executable, "-m", "tools.compare_runs", str(rows), str(rows), "--fail-slower", "3%"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "60 tie\n" in ended.stdout

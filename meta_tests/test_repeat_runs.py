@@ -260,7 +260,7 @@ def test_two_sides_of_the_real_suite_interrupted_and_taken_up_again(
         assert all(run.complete and len(run.cases) == 3 for run in runs)
     (pair,) = compare(sides).pairs
     assert [case.processes for case in pair.cases] == [(2, 2)] * 3
-    assert all(case.ratio and case.assumed for case in pair.cases)
+    assert all(case.ratio and case.processes == (2, 2) for case in pair.cases)
 
 
 def rounds_of(run: Path) -> dict[str, list[Any]]:

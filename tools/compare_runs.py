@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fixtures.comparison import compare
+from fixtures.comparison.ratio import MIN_DIFFERENCE
 from fixtures.errors import InputError
 from fixtures.records import ComparedCase, ComparedRuns
 from fixtures.results import write_output
@@ -70,7 +71,11 @@ def _percent(text: str) -> float:
     """A part of 1, from `5%` or `5`. Raises InputError."""
     if not re.fullmatch(r"\d+(\.\d+)?%?", text) or math.isinf(float(text.rstrip("%"))):
         raise InputError("--fail-slower", f"value={text!r}", "a percentage such as 5%", "Write it so.")
-    return float(text.rstrip("%")) / 100
+    percent = float(text.rstrip("%"))
+    if percent < MIN_DIFFERENCE * 100:
+        rule = f"at least {MIN_DIFFERENCE:.0%}: smaller differences are ties"
+        raise InputError("--fail-slower", f"value={text!r}", rule, "Write 5%, for example.")
+    return percent / 100
 
 
 def _failures(pair: ComparedRuns, allowed: float) -> Iterator[str]:
