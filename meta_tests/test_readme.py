@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import skimage
 
+from fixtures.budget import Budget
 from fixtures.models import family
 from fixtures.registry import names
-from fixtures.spec import Budget, Frame, Protocol, Serving, Spec, Target, Variant
+from fixtures.spec import Frame, Protocol, Serving, Spec, Target, Variant
 from meta_tests.conftest import ROOT, Suite
 
 README = (ROOT / "README.md").read_text()
@@ -33,7 +34,14 @@ def commands(start: str) -> list[str]:
 
 def test_every_command_is_of_a_known_kind() -> None:
     suites = ("pytest bench_tests", "pytest export_tests", "pytest serve_tests")
-    kinds = ("make ", ". .venv/bin/activate", "export DP_MODELS_ROOT=", *suites, "pytest-benchmark compare", "python -m tools.")
+    kinds = (
+        "make ",
+        ". .venv/bin/activate",
+        "export DP_MODELS_ROOT=",
+        *suites,
+        "pytest-benchmark compare",
+        "python -m tools.",
+    )
     assert all(command.startswith(kinds) for command in COMMANDS)
     assert {"make bench", "make test"} <= set(COMMANDS)
 

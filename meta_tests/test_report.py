@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fixtures.budget import Budget
 from fixtures.decision import choose
 from fixtures.errors import InputError
 from fixtures.records import CaseSummary, ColdStart, Memory, Served, Summary, Telemetry, TelemetrySeries
@@ -28,7 +29,6 @@ from fixtures.report.memory import split_of
 from fixtures.report.number_format import duration, figure
 from fixtures.report.series import Series, Style
 from fixtures.rows import read_results
-from fixtures.spec import Budget
 from fixtures.summary import summarize, summarize_case
 from meta_tests.conftest import ROOT
 from meta_tests.test_results import case, lines

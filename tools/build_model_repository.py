@@ -20,7 +20,8 @@ from typing import get_args
 from fixtures.cases import Export, exports_of
 from fixtures.decision.deployment import chosen_exports
 from fixtures.errors import InputError
-from fixtures.spec import MAX_BATCH, MAX_FRAME, Dtype, Frame, Spec, load_spec
+from fixtures.spec import MAX_FRAME, Dtype, Frame, Spec, load_spec
+from fixtures.spec_rules import MAX_BATCH
 from fixtures.triton.branches import ServedBranch, served_branch
 from fixtures.triton.config import ServedOn
 from fixtures.triton.guide import docker_line
