@@ -19,7 +19,9 @@ from fixtures.registry import names
 from fixtures.spec import Frame, Protocol, Serving, Spec, Target, Variant
 from meta_tests.conftest import ROOT, Suite
 
-README = (ROOT / "README.md").read_text()
+# With the pages that it leads to: what it says, it may say there.
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = "\n".join(page.read_text() for page in PAGES)
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README + CONTRIBUTING, re.DOTALL)
 COMMANDS = sorted({line for block in BLOCKS for line in block.strip().splitlines()})
@@ -95,6 +97,17 @@ def test_tools_take_the_options_that_are_shown(command: str) -> None:
         assert option in help_text
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_led_to() -> None:
+    front = (ROOT / "README.md").read_text()
+    assert all(f"docs/{page.name}" in front for page in PAGES[1:])
+
+
 def test_every_option_is_explained() -> None:
     declared = re.findall(r'addoption\("(--[a-z-]+)"', (ROOT / "conftest.py").read_text())
     assert len(declared) == 20
@@ -103,7 +116,7 @@ def test_every_option_is_explained() -> None:
 
 
 def test_every_key_of_a_spec_is_explained() -> None:
-    reference = README[README.index("## The spec") :]
+    reference = (ROOT / "docs/spec.md").read_text()
     for model in (Spec, Variant, Frame, Serving, Budget):
         for key in model.model_fields:
             assert f"{key}" in reference
