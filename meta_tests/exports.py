@@ -11,7 +11,6 @@ from pathlib import Path
 
 import onnx
 
-from fixtures.bundle import Bundle, Weights
 from fixtures.cases import Export, FilePrecision
 from fixtures.export.gate import Gate, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
@@ -19,6 +18,7 @@ from fixtures.export.reference import Reference
 from fixtures.measure import memory
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
+from fixtures.weights.bundle import Bundle, Weights
 from meta_tests.conftest import SMALL_SPEC, Suite, _main
 from meta_tests.loading import CONTENT
 

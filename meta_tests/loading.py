@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from fixtures.bundle import Bundle
 from fixtures.cases import Case
 from fixtures.frames import frame_files
 from fixtures.modalities import Content
 from fixtures.modalities.text import DEFAULT_PROMPTS
 from fixtures.spec import Dtype, Variant
 from fixtures.subject import Sources, TorchSubject, load_torch_subject
+from fixtures.weights.bundle import Bundle
 
 # The suite's own, for tests without a hub's tokenizer.
 CONTENT = Content(frame_files(None), (), DEFAULT_PROMPTS, Path("no tokenizers needed"))

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fixtures.bundle import SYNTHETIC_MARKER, Bundle
-from fixtures.checkpoint import read_state_dict
 from fixtures.errors import InputError
 from fixtures.spec import Variant
 from fixtures.subject import load_model, locate_checkpoint, require_loadable
+from fixtures.weights.bundle import SYNTHETIC_MARKER, Bundle
+from fixtures.weights.checkpoint import read_state_dict
 
 MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=64)
 RAFT = Variant(name="r", family="raft", model="raft_small", height=128, width=128)

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fixtures.artifacts import artifacts_of
+from fixtures.bundle_check.artifacts import artifacts_of
+from fixtures.bundle_check.catalog import AUTO, CatalogEntry, load_catalog
 from fixtures.cases import exports_of
-from fixtures.catalog import AUTO, CatalogEntry, load_catalog
 from fixtures.errors import InputError
 from fixtures.models import tower_of
 from fixtures.spec import load_spec

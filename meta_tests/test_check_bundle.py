@@ -18,14 +18,14 @@ import safetensors.torch
 import torch
 
 from fixtures import offline
-from fixtures.bundle import SYNTHETIC_MARKER, Bundle, sha256_of
-from fixtures.bundle_check import Request, check_bundle
-from fixtures.catalog import load_catalog
-from fixtures.digests import LOCK, Lock
+from fixtures.bundle_check.catalog import load_catalog
+from fixtures.bundle_check.check import Request, check_bundle
+from fixtures.bundle_check.digests import LOCK, Lock
 from fixtures.modalities.text import DEFAULT_PROMPTS, read_prompts
 from fixtures.records import ArtifactCheck, BundleCheck, BundleLock
 from fixtures.spec import load_spec
-from fixtures.synthetic_files import save_checkpoint, save_tokenizer
+from fixtures.synthetic.files import save_checkpoint, save_tokenizer
+from fixtures.weights.bundle import SYNTHETIC_MARKER, Bundle, sha256_of
 from meta_tests.conftest import ROOT, environment
 from meta_tests.test_catalog import INPROCESS
 from tools import check_bundle as tool
@@ -635,7 +635,7 @@ def test_a_root_that_cannot_be_written_is_no_failure(
     def refuse(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("fixtures.digests.write_atomically", refuse)
+    monkeypatch.setattr("fixtures.bundle_check.digests.write_atomically", refuse)
     assert run(monkeypatch, *place.arguments) == 0
     said = f"note: {place.root / LOCK}: digests are not recorded (Read-only file system); name a file elsewhere with"
     assert said in capsys.readouterr().out

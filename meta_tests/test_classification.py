@@ -14,8 +14,6 @@ import torch
 import torchvision.models as library
 from torch import Tensor, nn
 
-from fixtures.bundle import Bundle
-from fixtures.checkpoint import require_exact_keys
 from fixtures.errors import InputError
 from fixtures.models import Problem, family
 from fixtures.models.parts.classification import IMAGENET_MEAN, IMAGENET_STD, Classification
@@ -23,6 +21,8 @@ from fixtures.models.timm import Timm
 from fixtures.models.torchvision import Torchvision
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
+from fixtures.weights.bundle import Bundle
+from fixtures.weights.checkpoint import require_exact_keys
 
 TORCHVISION, TIMM = Torchvision(), Timm()
 FAMILIES: dict[str, Classification] = {"torchvision": TORCHVISION, "timm": TIMM}

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fixtures.comparison import compare
-from fixtures.percentiles import latency_of
 from fixtures.records import CaseSummary, Comparison
+from fixtures.runs.percentiles import latency_of
 from meta_tests.runs import row, stored
 
 PAIRS = 1000

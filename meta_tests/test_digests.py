@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from fixtures import digests
-from fixtures.digests import LOCK, Digest, Digests, Lock, digest_of, judge
+from fixtures.bundle_check import digests
+from fixtures.bundle_check.digests import LOCK, Digest, Digests, Lock, digest_of, judge
 from fixtures.errors import InputError
 from fixtures.records import LockedFile
 

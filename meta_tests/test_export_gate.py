@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from fixtures.bundle import Weights, sha256_of
 from fixtures.cases import Export
 from fixtures.errors import InputError
 from fixtures.export import gate as gate_module
@@ -24,6 +23,7 @@ from fixtures.export.gate import GateError, Make
 from fixtures.manifest import MANIFEST, read_manifest
 from fixtures.manifest import published as published_record
 from fixtures.onnx_session import open_session, run
+from fixtures.weights.bundle import Weights, sha256_of
 from meta_tests.exports import MIDAS, RAFT, Published, Tamper, published
 
 Array = NDArray[Any]

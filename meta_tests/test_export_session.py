@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fixtures.bundle import sha256_of
-from fixtures.checkpoint import read_state_dict
 from fixtures.manifest import MANIFEST, read_manifest
+from fixtures.weights.bundle import sha256_of
+from fixtures.weights.checkpoint import read_state_dict
 from meta_tests.conftest import Ended, Suite
 from meta_tests.exports import EXPORT_SPEC, MIDAS, MIDAS_FILE, RAFT, RAFT_FILE, ExportSuite, published
 

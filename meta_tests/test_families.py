@@ -16,19 +16,19 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from fixtures.bundle import Bundle
 from fixtures.cases import Export, exports_of
 from fixtures.errors import InputError
 from fixtures.export.gate import GateError
 from fixtures.export.parity import relative_error
 from fixtures.manifest import read_manifest
-from fixtures.results import RunFolder
+from fixtures.runs.results import RunFolder
 from fixtures.spec import Variant, load_spec
 from fixtures.subject import load_model, locate_checkpoint, resolved
 from fixtures.triton.branches import served_branch
 from fixtures.triton.config import read_config
 from fixtures.triton.emulation.rules import load_problems
 from fixtures.triton.repository import write_repository
+from fixtures.weights.bundle import Bundle
 from meta_tests.conftest import ROOT, Ended, Suite, environment
 from meta_tests.exports import Published, Tamper, reference_of
 from meta_tests.test_models_clap import wave

@@ -18,15 +18,15 @@ import pytest
 
 from fixtures.errors import InputError
 from fixtures.records import CaseFacts
-from fixtures.results import RunFolder
-from fixtures.rows import CaseResult, Provenance
-from fixtures.run_files import read_run
+from fixtures.runs.files import read_run
+from fixtures.runs.results import RunFolder
+from fixtures.runs.rows import CaseResult, Provenance
+from fixtures.runs.summary import summarize
 from fixtures.sharding.fleet import FleetRun, run_fleet
 from fixtures.sharding.fleet_task import FleetTask, ShardFiles
 from fixtures.sharding.ray_cluster import Cluster, Lost
 from fixtures.sharding.run import ShardedRun
 from fixtures.spec import load_spec
-from fixtures.summary import summarize
 from meta_tests.conftest import SMALL_SPEC
 
 SELECTED = ("-k", "test_latency and b1", "-p", "no:cacheprovider")

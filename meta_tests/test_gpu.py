@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from fixtures import spec
-from fixtures.bundle import Bundle, Weights
 from fixtures.cases import Case, Export
 from fixtures.export.exporter import write_model
 from fixtures.export.gate import Gate, GateError, GateSettings, Make
@@ -31,6 +30,7 @@ from fixtures.precision import precision_class
 from fixtures.runtimes import Runtime, runtime_class
 from fixtures.spec import Dtype, Variant
 from fixtures.subject import Sources, TorchSubject, device_inputs, locate_checkpoint
+from fixtures.weights.bundle import Bundle, Weights
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite
 from meta_tests.loading import CONTENT, torch_subject
 

@@ -13,7 +13,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from fixtures.bundle import Weights
 from fixtures.cases import Export
 from fixtures.errors import InputError
 from fixtures.export import exporter
@@ -24,6 +23,7 @@ from fixtures.export.staging import Staging
 from fixtures.onnx_files import external_data_files, opsets
 from fixtures.records import TensorRecord
 from fixtures.target import target_of
+from fixtures.weights.bundle import Weights
 from meta_tests.exports import MIDAS, RAFT
 
 SHAPE = (1, 2)

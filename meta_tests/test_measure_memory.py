@@ -14,7 +14,6 @@ from typing import cast
 import pytest
 import torch
 
-from fixtures.bundle import Bundle
 from fixtures.cases import Case
 from fixtures.measure import memory
 from fixtures.measure.memory import ProbeRequest, measure_memory
@@ -23,6 +22,7 @@ from fixtures.nvml import Gpu
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.triton.access import ServerAccess
+from fixtures.weights.bundle import Bundle
 from meta_tests.conftest import ROOT
 from meta_tests.loading import CONTENT
 

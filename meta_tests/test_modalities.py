@@ -25,7 +25,7 @@ from fixtures.modalities.tokenizers import ClipTokenizer, HubTokenizer, hub_snap
 from fixtures.models import family
 from fixtures.records import Normalization
 from fixtures.spec import Frame, Variant
-from fixtures.synthetic_files import save_tokenizer
+from fixtures.synthetic.files import save_tokenizer
 
 RATE = 48_000
 DTYPES = (torch.float32, torch.float16, torch.float64)

@@ -18,7 +18,7 @@ from transformers import RobertaModel
 from fixtures.models.parts.clap import PADDING, ClapAudioTower, ClapModel, ClapTextTower, roberta_base
 from fixtures.models.parts.htsat import HtsAt, SpectrogramInput, merging_order, shift_mask, stretch_matrix, window_order
 from fixtures.models.parts.mel import frames_of
-from fixtures.synthetic import generator, synthetic_tensor
+from fixtures.synthetic.weights import generator, synthetic_tensor
 
 REFERENCE = Path(__file__).parent / "reference"
 KEYS = json.loads((REFERENCE / "clap_htsat_tiny.keys.json").read_text())

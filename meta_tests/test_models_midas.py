@@ -16,7 +16,7 @@ from torch import nn
 from fixtures.models import family
 from fixtures.models.parts.positions import resized_position_embedding
 from fixtures.spec import Variant
-from fixtures.synthetic import generator, synthetic_tensor
+from fixtures.synthetic.weights import generator, synthetic_tensor
 
 REFERENCE = Path(__file__).parent / "reference"
 MIDAS = family("midas")

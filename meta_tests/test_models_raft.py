@@ -11,7 +11,7 @@ from torchvision.models import optical_flow
 
 from fixtures.models import family
 from fixtures.spec import Variant
-from fixtures.synthetic import synthetic_tensor
+from fixtures.synthetic.weights import synthetic_tensor
 
 RAFT = family("raft")
 

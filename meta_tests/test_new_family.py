@@ -11,7 +11,6 @@ import torch
 
 import fixtures.models
 from fixtures import registry
-from fixtures.bundle import Bundle
 from fixtures.cases import cases_of, exports_of
 from fixtures.export.gate import Gate, GateError, GateSettings
 from fixtures.export.parity_inputs import parity_inputs
@@ -23,6 +22,7 @@ from fixtures.spec import load_spec
 from fixtures.subject import Sources, device_inputs, locate_checkpoint, require_known, require_loadable
 from fixtures.triton.branches import served_branch
 from fixtures.triton.repository import write_repository
+from fixtures.weights.bundle import Bundle
 from meta_tests.loading import CONTENT
 from tools.make_bundle import make_bundle
 

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from fixtures.budget import PLACES
 from fixtures.decision import choose
-from fixtures.run_files import read_run
+from fixtures.runs.files import read_run
 from meta_tests.conftest import ROOT
 from meta_tests.runs import chosen
 from meta_tests.test_schemas import schema

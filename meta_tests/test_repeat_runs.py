@@ -18,7 +18,7 @@ import pytest
 
 from fixtures.comparison import compare
 from fixtures.measure import memory
-from fixtures.run_files import read_run
+from fixtures.runs.files import read_run
 from meta_tests.conftest import ROOT, SMALL_SPEC, Ended, Suite, _main
 from meta_tests.runs import ended, is_one_message, row, run_of
 from tools.repeat_runs import Side, in_turn, main

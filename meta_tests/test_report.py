@@ -28,8 +28,8 @@ from fixtures.report.cold_start import cold_parts
 from fixtures.report.memory import split_of
 from fixtures.report.number_format import duration, figure
 from fixtures.report.series import Series, Style
-from fixtures.rows import read_results
-from fixtures.summary import summarize, summarize_case
+from fixtures.runs.rows import read_results
+from fixtures.runs.summary import summarize, summarize_case
 from meta_tests.conftest import ROOT
 from meta_tests.test_results import case, lines
 from meta_tests.test_spec import places, values

@@ -16,7 +16,7 @@ from selenium.webdriver.chrome.service import Service
 
 from fixtures.records import CaseSummary, LatencyHop, LatencyWaterfall, Memory
 from fixtures.report import read_material, render
-from fixtures.summary import summarize, summarize_case
+from fixtures.runs.summary import summarize, summarize_case
 from meta_tests.test_report import HOSTILE, STORED, another_run, hostile_run, stored_run, telemetry_case, written
 from meta_tests.test_results import case
 

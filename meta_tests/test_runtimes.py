@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from fixtures import registry
-from fixtures.bundle import Bundle
 from fixtures.cases import Case
 from fixtures.errors import OutputError
 from fixtures.models import family
@@ -19,6 +18,7 @@ from fixtures.precision import dtype_used, precision_class
 from fixtures.runtimes import Runtime, TorchRuntime, runtime_class
 from fixtures.spec import Dtype, Frame, Variant
 from fixtures.subject import Branch, TorchSubject, device_inputs
+from fixtures.weights.bundle import Bundle
 from meta_tests.loading import CONTENT, torch_subject
 
 CPU = torch.device("cpu")

@@ -16,7 +16,6 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from fixtures.bundle import Bundle
 from fixtures.export.parity import Infer
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
@@ -26,6 +25,7 @@ from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.triton.branches import ServedBranch, served_branch
 from fixtures.triton.graphs import preprocess_model
+from fixtures.weights.bundle import Bundle
 from meta_tests.branches import DPT, recorded, with_frame
 from meta_tests.exports import MIDAS, RAFT, published
 from meta_tests.loading import CONTENT

@@ -22,9 +22,10 @@ from fixtures.cases import cases_of
 from fixtures.errors import InputError
 from fixtures.nvml import is_product
 from fixtures.records import CaseFacts, Memory, MemoryCase, Plain
-from fixtures.results import RunFolder
-from fixtures.rows import CaseResult, Provenance
-from fixtures.run_files import read_run, summarize_file
+from fixtures.runs.files import read_run, summarize_file
+from fixtures.runs.results import RunFolder
+from fixtures.runs.rows import CaseResult, Provenance
+from fixtures.runs.summary import summarize
 from fixtures.sharding.arguments import fleet_run, sharded_run
 from fixtures.sharding.children import Crew
 from fixtures.sharding.claims import Claims, Selection, dearest_first, read_selection
@@ -34,7 +35,6 @@ from fixtures.sharding.run import ShardedRun
 from fixtures.sharding.run_lock import only_writer
 from fixtures.sharding.workers import Worker, gpu_workers
 from fixtures.spec import load_spec
-from fixtures.summary import summarize
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment
 from tools import run_shards as tool
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fixtures.cases import exports_of
-from fixtures.latency_waterfall import waterfalls
 from fixtures.manifest import read_manifest
 from fixtures.records import Summary
-from fixtures.run_files import summarize_file
+from fixtures.runs.files import summarize_file
+from fixtures.runs.latency_waterfall import waterfalls
 from fixtures.spec import load_spec
 from meta_tests.conftest import ROOT
 

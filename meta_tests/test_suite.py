@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fixtures.checkpoint import read_state_dict
 from fixtures.environment import environment as environment_of
-from fixtures.run_files import summarize_file
+from fixtures.runs.files import summarize_file
+from fixtures.weights.checkpoint import read_state_dict
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment
 
 RAFT_FILE = "torch_cache/hub/checkpoints/raft_small_C_T_V2-01064c6d.pth"

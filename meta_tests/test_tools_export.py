@@ -14,7 +14,6 @@ import onnx
 import pytest
 
 from fixtures import offline
-from fixtures.bundle import sha256_of
 from fixtures.cases import FilePrecision
 from fixtures.errors import InputError
 from fixtures.export.gate import Gate
@@ -22,6 +21,7 @@ from fixtures.manifest import MANIFEST
 from fixtures.manifest import published as published_record
 from fixtures.spec import Variant
 from fixtures.target import OLDEST, target_of
+from fixtures.weights.bundle import sha256_of
 from meta_tests.exports import MIDAS, RAFT, published
 from tools import export_onnx
 

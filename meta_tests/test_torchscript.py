@@ -15,12 +15,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fixtures.checkpoint import read_state_dict, require_exact_keys
 from fixtures.errors import InputError
 from fixtures.models import family
 from fixtures.subject import _own_entries
-from fixtures.synthetic_files import save_checkpoint
-from fixtures.torchscript import is_torchscript, read_torchscript
+from fixtures.synthetic.files import save_checkpoint
+from fixtures.weights.checkpoint import read_state_dict, require_exact_keys
+from fixtures.weights.torchscript import is_torchscript, read_torchscript
 
 
 class Block(nn.Module):
@@ -191,7 +191,7 @@ def test_code_in_an_archive_is_refused_and_does_not_run(saved: Path, tmp_path: P
         b"builtins\neval",
         b"torch\nload",
         b"torch._utils\n_rebuild_tensor",
-        b"fixtures.torchscript\n_Module",
+        b"fixtures.weights.torchscript\n_Module",
         b"os\nsystem",
     ],
     ids=lambda named: named.decode().replace("\n", "."),

@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import pytest
 
-from fixtures.bundle import sha256_of
 from fixtures.cases import Export, exports_of
 from fixtures.errors import InputError
 from fixtures.manifest import MANIFEST, enter, read_manifest
@@ -27,6 +26,7 @@ from fixtures.triton.branches import ServedBranch, require_one_name_each, served
 from fixtures.triton.config import configs, read_config
 from fixtures.triton.guide import docker_line, pool_flag
 from fixtures.triton.repository import REPOSITORY, read_repository, write_repository
+from fixtures.weights.bundle import sha256_of
 from meta_tests.branches import publish_stand_in, recorded, with_frame
 from meta_tests.conftest import ROOT
 from meta_tests.exports import MIDAS, RAFT

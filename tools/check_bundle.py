@@ -19,15 +19,15 @@ from rich.table import Table
 from rich.text import Text
 
 from fixtures import offline
-from fixtures.bundle import Bundle
-from fixtures.bundle_check import Request, check_bundle
-from fixtures.catalog import load_catalog
-from fixtures.digests import LOCK, Lock
+from fixtures.bundle_check.catalog import load_catalog
+from fixtures.bundle_check.check import Request, check_bundle
+from fixtures.bundle_check.digests import LOCK, Lock
 from fixtures.errors import InputError
 from fixtures.records import ArtifactCheck, BundleCheck, DigestVerdict
 from fixtures.session.setup import SPECS
 from fixtures.spec import load_spec
 from fixtures.subject import require_known
+from fixtures.weights.bundle import Bundle
 from tools import command_line
 
 _BASELINE = SPECS / "bundle.yaml"

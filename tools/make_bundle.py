@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from fixtures import registry
-from fixtures.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
 from fixtures.errors import InputError
 from fixtures.folders import new_folder
 from fixtures.modalities.text import DEFAULT_PROMPTS, read_prompts
 from fixtures.modalities.tokenizers import HF_CACHES
 from fixtures.models import Family, Layout, family
 from fixtures.records import SyntheticMarker
-from fixtures.results import write_atomically
+from fixtures.runs.results import write_atomically
 from fixtures.session.setup import SPECS
 from fixtures.spec import Variant, load_spec
 from fixtures.subject import require_known
-from fixtures.synthetic import synthetic_tensor
-from fixtures.synthetic_files import save_checkpoint, save_tokenizer
+from fixtures.synthetic.files import save_checkpoint, save_tokenizer
+from fixtures.synthetic.weights import synthetic_tensor
+from fixtures.weights.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
 from tools import command_line
 
 # A variant for every artifact of the baseline.

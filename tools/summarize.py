@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fixtures.errors import InputError
 from fixtures.records import Summary
-from fixtures.results import write_output
-from fixtures.run_files import summarize_file
+from fixtures.runs.files import summarize_file
+from fixtures.runs.results import write_output
 from tools import command_line
 
 
