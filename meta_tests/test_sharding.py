@@ -270,10 +270,9 @@ def test_options_that_several_workers_cannot_share_are_refused(arguments: tuple[
 def test_make_bench_measures_on_the_gpus_that_are_named() -> None:
     said = {}
     for gpus in ("GPUS=", "GPUS=0,1"):
-        command = ["make", "--dry-run", "bench", gpus, "ARGS=-k midas", "DP_MODELS_ROOT=root"]
-        said[gpus] = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()[
-            -1
-        ]
+        command = ["make", "--no-print-directory", "--dry-run", "bench", gpus, "ARGS=-k midas", "DP_MODELS_ROOT=root"]
+        lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+        said[gpus] = lines[-1]
     arguments = ' bench_tests --models-root "root" --benchmark-json=out/benchmark.json -k midas'
     assert said["GPUS="].endswith(f"python -m pytest{arguments}")
     assert said["GPUS=0,1"].endswith(f'python -m tools.run_shards --gpus "0,1" --{arguments}')
