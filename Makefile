@@ -49,10 +49,11 @@ $(OLDEST)/bin/python:
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check onnxruntime==1.18.1 'numpy<2'
 
 # Where the server cannot be installed, the tests that need it are skipped, with the reason. A file's tests stay in one
-# process, because they share what is expensive to make.
+# process, because they share what is expensive to make. Each of the two has a core: threads of both on all cores would
+# wait for each other, which took half as long again.
 test: $(READY)
 	-$(MAKE) --no-print-directory serve-env
-	$(BIN)/python -m pytest meta_tests -n 2 --dist loadfile --no-loadscope-reorder --timeout=600 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest meta_tests -n 2 --dist loadfile --no-loadscope-reorder --timeout=600 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
