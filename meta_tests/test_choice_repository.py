@@ -1,8 +1,11 @@
-"""`tools.build_model_repository --choice`: the chosen files at their batch, or one message and no folder."""
+"""`--choice`: the chosen files at their batch in a repository, a gate and on a server; or one message and nothing."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from fixtures.records import CaseSummary, Choice, Repository
 from fixtures.spec import load_spec
 from fixtures.triton.repository import read_repository
 from meta_tests.branches import publish_stand_in
-from meta_tests.conftest import Ended
+from meta_tests.conftest import ROOT, Ended, environment
 from meta_tests.runs import HOSTILE, ended, is_one_message, row, run_of, with_value
 from meta_tests.test_spec import places, values
 from tools.build_model_repository import main
@@ -235,3 +238,45 @@ def test_any_value_in_any_place_of_a_choice_is_built_from_or_refused(
     said = ended(main, *files, "--out", file / "repository", "--choice", choice)
     assert (said.returncode, file.read_text()) == (2, "")
     assert is_one_message(said.stderr), said.stderr
+
+
+# --- export_tests and serve_tests ---
+
+
+def session(place: Place, bundle_root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `pytest TESTS --choice` would run."""
+    given = ["--spec", str(place.folder / "spec.yaml"), "--choice", str(place.choice), "--onnx-dir", "nowhere"]
+    command = [sys.executable, "-m", "pytest", *arguments, *given, "--models-root", str(bundle_root)]
+    return subprocess.run(
+        [*command, "--collect-only", "-q", "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("tests", ["export_tests", "serve_tests"])
+def test_what_was_chosen_is_exported_and_proved(place: Place, bundle_root: Path, tests: str) -> None:
+    place.choose(served("midas_64", batch=8), served("midas_128", batch=1), FLOW)
+    said = session(place, bundle_root, tests)
+    assert said.returncode == 0, said.stdout + said.stderr
+    ids = re.findall(r"\[(.*-b\d+-fp32)", said.stdout)
+    assert set(ids) == {"midas_64-b8-fp32", "midas_128-b1-fp32", "raft_128-b1-fp32"}
+
+
+def test_a_choice_and_a_precision_beside_it_are_refused(place: Place, bundle_root: Path) -> None:
+    place.choose(served("midas_64"), FLOW)
+    said = session(place, bundle_root, "export_tests", "--dtype", "fp16")
+    assert said.returncode == 2
+    assert (
+        "ERROR: --dtype: value=fp16 beside --choice, expected what the choice says. Leave out --dtype." in said.stderr
+    )
+
+
+def test_a_choice_that_is_none_is_refused_by_the_session(place: Place, bundle_root: Path) -> None:
+    place.choice.write_text("{}")
+    said = session(place, bundle_root, "export_tests")
+    assert said.returncode == 2
+    assert "expected a choice of this suite. Choose again" in said.stderr
