@@ -288,7 +288,7 @@ def test_runs_of_one_side_must_be_repeats_of_one_another(tmp_path: Path) -> None
 
 def test_a_case_that_stands_in_a_run_twice_is_no_second_process(tmp_path: Path) -> None:
     path = stored(tmp_path / "a", row(), row())
-    with pytest.raises(InputError, match=r"a: depth_256-b1-fp16-torch=2 times in run a, expected each case once\."):
+    with pytest.raises(InputError, match=r"a: run a: depth_256-b1-fp16-torch=2 times, expected each case once\."):
         compare([path, path])
 
 

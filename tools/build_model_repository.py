@@ -83,12 +83,7 @@ def _wanted(spec: Spec, arguments: argparse.Namespace) -> list[Export]:
     """Every export of the spec, those of the batches of the command line, or those of a choice."""
     if arguments.choice is None:
         return _with_batches(exports_of(spec, arguments.dtype), arguments.batch)
-    for option, value in (("--batch", arguments.batch), ("--dtype", arguments.dtype)):
-        if value is not None:
-            raise InputError(
-                option, "value=beside --choice", "what the choice says", f"Leave out {option} or --choice."
-            )
-    return chosen_exports(arguments.choice, spec)
+    return chosen_exports(arguments.choice, spec, {"--batch": arguments.batch, "--dtype": arguments.dtype})
 
 
 def _with_batches(exports: Sequence[Export], batches: list[int] | None) -> list[Export]:
