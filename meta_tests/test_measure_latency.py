@@ -136,6 +136,35 @@ def test_a_timer_that_leaves_work_on_the_device_is_caught(clock: FakeClock) -> N
         timed_rounds(launch, 50, clock, wait)
 
 
+def test_a_timer_that_waits_for_a_place_in_the_queue_only_is_caught(clock: FakeClock) -> None:
+    """The queue holds two launches: from the third on they take as long as the work, and add up to the wall time."""
+    worked_s = 0.01
+    queued = [0]
+
+    def launch(_: int) -> None:
+        if queued[0] == 2:
+            clock.now += worked_s
+        else:
+            queued[0] += 1
+
+    def wait() -> None:
+        clock.now += queued[0] * worked_s
+        queued[0] = 0
+
+    with pytest.raises(ClockError, match=r"at work for 10\.000 ms after a round of 10\.000 ms .* wait for the device"):
+        timed_rounds(launch, 50, clock, wait)
+
+
+def test_a_moment_without_the_processor_is_no_unfinished_round(clock: FakeClock) -> None:
+    pauses = iter([0.0, 0.5])  # before the rounds, and after them
+
+    def wait() -> None:
+        clock.now += next(pauses, 0.0)
+
+    assert timed_rounds(clock.work(0.01), 400, clock, wait) == pytest.approx([0.01] * 400)
+    assert len(clock.calls) == 401, "one more, to see whether it happens again"
+
+
 def test_a_timer_of_processor_time_is_caught() -> None:
     with pytest.raises(ClockError, match="read wall time"):
         timed_rounds(lambda _: time.sleep(0.01), 5, time.process_time, nothing)

@@ -676,15 +676,13 @@ def test_two_gpus_give_the_table_of_one_in_less_time(suite: Suite, tmp_path: Pat
     arguments = ["bench_tests", "-p", "no:cacheprovider", "--spec", str(spec)]
     arguments += ["--models-root", str(suite.models_root), "--out", str(tmp_path / "out")]
     seconds, tables = [], []
-    for gpus in ("0", "0,1"):
+    for run_id, how in (("one", ["pytest"]), ("two", ["tools.run_shards", "--gpus", "0,1", "--"])):
         started = time.monotonic()
-        command = [sys.executable, "-m", "tools.run_shards", "--gpus", gpus, "--run-id", f"on{len(gpus)}", "--"]
-        ended = subprocess.run(
-            [*command, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, "-m", *how, *arguments, "--run-id", run_id]
+        ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
         seconds.append(time.monotonic() - started)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        summary = read_run(tmp_path / "out" / f"on{len(gpus)}")
+        summary = read_run(tmp_path / "out" / run_id)
         assert summary.complete
         assert not any("foreign process" in note for case in summary.cases for note in case.notes)
         tables.append({case.id: case.latency_ms.p50 for case in summary.cases if case.latency_ms})
