@@ -84,6 +84,13 @@ def test_noise_does_not_fail(tmp_path: Path) -> None:
     assert "and the interval includes 1" in " ".join(said.stdout.split())
 
 
+def test_what_spreads_too_much_to_fail_is_counted(tmp_path: Path) -> None:
+    paths = [stored(tmp_path / name, row("a"), row("b", p50=p50, p90=14)) for name, p50 in (("a", 10), ("b", 11))]
+    said = ended(main, *paths, "--fail-slower", "5%")
+    assert said.returncode == 0
+    assert said.stdout.endswith("judged 2 of 2 cases, 0 failed; 1 spread so much that 5% would not show\n")
+
+
 @pytest.mark.parametrize("status", ["error", "oom"])
 def test_a_case_that_failed_fails(tmp_path: Path, status: str) -> None:
     said = compared(

@@ -254,6 +254,24 @@ def test_one_process_a_side_says_where_its_assumption_is_weak(tmp_path: Path) ->
     assert "on a CPU, where processes differ by more" in compare(paths).pairs[0].cases[0].reason
 
 
+@pytest.mark.parametrize(("spread", "assumed"), [(0.09, ASSUMED_SPREAD), (0.11, 0.11), (0.5, 0.5)])
+def test_processes_with_noisy_rounds_are_assumed_to_differ_as_these_do(
+    tmp_path: Path, spread: float, assumed: float
+) -> None:
+    noisy = row(launch_bound=True, p90=10 * (1 + 1.28155 * spread), rounds=10**9)
+    case = judged(tmp_path, [noisy], [noisy])
+    assert case.interval is not None
+    assert math.log(case.interval[1]) == pytest.approx(1.959964 * assumed * math.sqrt(2), rel=1e-3)
+    said = f"moves with the host, by {spread:.0%} or so, as its rounds do"
+    assert (said in case.reason) is (assumed == spread)
+
+
+def test_several_processes_show_how_far_they_are_apart_whatever_their_rounds_do(tmp_path: Path) -> None:
+    before, after = (row(launch_bound=True, p50=p50, p90=15) for p50 in (10, 10.5))
+    case = judged(tmp_path, [before] * 3, [after] * 3)
+    assert (case.verdict, case.assumed, case.reason) == ("slower", False, "+5.0%")
+
+
 # --- sides ---
 
 

@@ -58,13 +58,21 @@ def main() -> int:
     for failure in failures:
         print(f"FAILED {failure}")
     cases = [case for pair in comparison.pairs for case in pair.cases]
-    judged = f"judged {len(_judged(cases))} of {len(cases)} cases"
-    print(f"--fail-slower {allowed * 100:g}%: {judged}, {len(failures)} failed")
+    said = (
+        f"--fail-slower {allowed * 100:g}%: judged {len(_judged(cases))} of {len(cases)} cases, {len(failures)} failed"
+    )
+    blind = sum(_is_blind(case, allowed) for case in cases)
+    print(said + (f"; {blind} spread so much that {allowed * 100:g}% would not show" if blind else ""))
     return 1 if failures else 0
 
 
 def _judged(cases: Sequence[ComparedCase]) -> list[ComparedCase]:
     return [case for case in cases if case.verdict != "not_comparable"]
+
+
+def _is_blind(case: ComparedCase, allowed: float) -> bool:
+    """Whether a candidate that is slower by `allowed` would be called a tie."""
+    return case.interval is not None and math.sqrt(case.interval[1] / case.interval[0]) >= 1 + allowed
 
 
 def _percent(text: str) -> float:

@@ -1,0 +1,86 @@
+"""Two real GPUs give the table of one, in little more than half of its time: measured there, and as it is stored."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from fixtures.comparison import compare
+from fixtures.comparison.ratio import ASSUMED_SPREAD, ProcessMedian
+from fixtures.records import Summary
+from fixtures.runs.files import read_run
+from meta_tests.conftest import ROOT, environment
+from tools.make_bundle import make_bundle
+
+STORED = Path(__file__).parent / "data" / "h100_two_gpus"
+
+
+@pytest.mark.gpu
+def test_two_gpus_give_the_table_of_one_in_less_time(tmp_path: Path) -> None:
+    if len(_gpus()) < 2:
+        pytest.skip("needs two GPUs of one product, and there is one")
+    models_root, out = tmp_path / "bundle", tmp_path / "out"
+    make_bundle(models_root, seed=0, models=["MiDaS_small", "DPT_Hybrid", "raft_small"])
+    arguments = ["bench_tests", "-p", "no:cacheprovider", "--spec", "specs/pretriton_gpu.yaml", "-k", "not compile"]
+    arguments += ["--models-root", str(models_root), "--out", str(out)]
+    seconds = []
+    for run_id, how in (("one", ["pytest"]), ("two", ["tools.run_shards", "--gpus", "0,1", "--"])):
+        started = time.monotonic()
+        command = [sys.executable, "-m", *how, *arguments, "--run-id", run_id]
+        ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+        seconds.append(time.monotonic() - started)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    one, two = (read_run(out / name) for name in ("one", "two"))
+    assert same_table(one, two) >= 12, "every torch-graph row, at the least"
+    assert not any("foreign process" in note for case in two.cases for note in case.notes)
+    assert seconds[1] <= 0.6 * seconds[0]
+
+
+@pytest.mark.parametrize("other", ["two", "again"])
+def test_stored_runs_on_two_gpus_and_again_on_one_are_the_run_on_one(other: str) -> None:
+    """The same on one H100, on two, and later on the first again (torch's rows): no difference is more than noise."""
+    one, second = (read_run(STORED / f"{name}.json") for name in ("one", other))
+    if other == "two":
+        assert same_table(one, second) == 13
+    (pair,) = compare([STORED / "one.json", STORED / f"{other}.json"]).pairs
+    assert len(pair.cases) == len(second.cases)
+    assert {case.verdict for case in pair.cases} == {"tie"}
+    moved = [case for case in pair.cases if case.ratio and not 0.95 < case.ratio < 1.05]
+    assert all("moves with the host" in case.reason for case in moved)
+    assert moved
+
+
+def same_table(one: Summary, two: Summary) -> int:
+    """Hold two complete runs to the same cases, and what the GPU alone decides to 3%; returns how many cases it does.
+
+    A row that waits for the host, or whose rounds tell of a busy one, is as long as the host makes it.
+    """
+    assert one.complete
+    assert two.complete
+    assert [case.id for case in one.cases] == [case.id for case in two.cases]
+    times: dict[str, list[float]] = {}
+    for case in (*one.cases, *two.cases):
+        assert case.latency_ms is not None, case.error
+        median = ProcessMedian.of(case.latency_ms, case.rounds)
+        if not case.launch_bound and median.assumed_spread == ASSUMED_SPREAD:
+            times.setdefault(case.id, []).append(median.p50_ms)
+    steady = {case_id: pair for case_id, pair in times.items() if len(pair) == 2}
+    apart = {case_id: second / first for case_id, (first, second) in steady.items()}
+    assert apart == pytest.approx(dict.fromkeys(apart, 1), rel=0.03)
+    return len(apart)
+
+
+def _gpus() -> list[Any]:
+    """The handles of GPUs that are the same product as the first."""
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
+    return [h for h in handles if pynvml.nvmlDeviceGetName(h) == pynvml.nvmlDeviceGetName(handles[0])]
