@@ -2,7 +2,7 @@
 
 python -m tools.run_shards --gpus 0,1 [--run-id NAME] [--out out] [--resume] [--benchmark-json FILE] -- ARGUMENTS
 
-ARGUMENTS are those of `pytest bench_tests`. Each worker takes the next variant when it is free. `make bench GPUS=0,1`
+ARGUMENTS are those of `pytest bench_tests`. Each worker takes the next case when it is free. `make bench GPUS=0,1`
 does this. Exit code 1: a case failed, or a worker died; 2: bad input; 130 or 143: interrupted, and --resume goes on.
 """
 
