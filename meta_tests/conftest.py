@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.measure import memory
+from fixtures.measure.fork_server import fork_server
 from tools.make_bundle import make_bundle
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +73,7 @@ class Suite:
     def run(self, *arguments: str) -> Ended:
         """Run to the end, in a process forked from one that has already imported torch: that takes eight seconds."""
         stdout, stderr = self.folder / "stdout", self.folder / "stderr"
-        process = memory.fork_server().Process(target=_main, args=(self.arguments(*arguments), stdout, stderr))
+        process = fork_server().Process(target=_main, args=(self.arguments(*arguments), stdout, stderr))
         process.start()
         process.join(timeout=300)
         assert process.exitcode is not None, stdout.read_text()

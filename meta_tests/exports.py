@@ -15,7 +15,7 @@ from fixtures.cases import Export, FilePrecision
 from fixtures.export.gate import Gate, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
-from fixtures.measure import memory
+from fixtures.measure.fork_server import fork_server
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.weights.bundle import Bundle, Weights
@@ -113,6 +113,6 @@ class ExportSuite(Suite):
     def start(self, *arguments: str) -> BaseProcess:
         """Run as `run` does, without waiting for the end."""
         given = (self.arguments(*arguments), self.folder / "stdout", self.folder / "stderr")
-        process = memory.fork_server().Process(target=_main, args=given)
+        process = fork_server().Process(target=_main, args=given)
         process.start()
         return process

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.errors import InputError
 from fixtures.manifest import MANIFEST, enter, published, read_manifest
-from fixtures.measure import memory
+from fixtures.measure.fork_server import fork_server
 from fixtures.records import FileRecord, Manifest, ParityRecord, PlacementRecord, WeightsRecord
 
 PROCESSES, ENTRIES = 6, 5
@@ -184,7 +184,7 @@ def enter_several(folder: Path, process: int) -> None:
 
 
 def test_processes_that_enter_at_the_same_time_keep_all_entries(tmp_path: Path) -> None:
-    server = memory.fork_server()
+    server = fork_server()
     processes = [server.Process(target=enter_several, args=(tmp_path, index)) for index in range(PROCESSES)]
     for process in processes:
         process.start()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fixtures.comparison import compare
-from fixtures.measure import memory
+from fixtures.measure.fork_server import fork_server
 from fixtures.runs.files import read_run
 from meta_tests.conftest import ROOT, SMALL_SPEC, Ended, Suite, _main
 from meta_tests.runs import ended, is_one_message, row, run_of
@@ -210,7 +210,7 @@ class Forked:
         assert (command[1:3], cwd) == (["-m", "pytest"], ROOT)
         self._folder = Path(command[command.index("--out") + 1]) / command[command.index("--run-id") + 1]
         logs = (self._folder.parents[3] / "said", self._folder.parents[3] / "errors")
-        self._process = memory.fork_server().Process(target=_main, args=(command[3:], *logs))
+        self._process = fork_server().Process(target=_main, args=(command[3:], *logs))
         self._process.start()
         type(self).started += 1
         self._is_interrupted = type(self).started == 3

@@ -592,7 +592,9 @@ class Parent:
         assert process.poll() is None, process.communicate()[0]
 
     def workers(self, process: subprocess.Popen[str]) -> list[psutil.Process]:
-        return [child for child in psutil.Process(process.pid).children() if "pytest" in child.cmdline()]
+        return [
+            child for child in psutil.Process(process.pid).children() if "fixtures.session.worker" in child.cmdline()
+        ]
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""The server of the memory pass: it imports beside the session, and is there no longer than it is wanted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from meta_tests.conftest import ROOT, Suite, environment
+
+BEGIN = "from fixtures.measure import fork_server; fork_server.begin(); print('begun', flush=True); input()"
+END = "; fork_server.end(); print('ended', flush=True); input()"
+
+
+def servers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The servers that a process has started and that have not ended."""
+    children = psutil.Process(process.pid).children()
+    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "multiprocessing.forkserver" in " ".join(child.cmdline())]
+
+
+@contextmanager
+def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdin=pipe, stdout=pipe, text=True, bufsize=1
+    ) as process:
+        yield process
+        process.communicate("\n")
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stdout is not None
+    assert any(words in line for line in process.stdout)
+
+
+def test_it_ends_with_a_run_that_is_killed_while_it_imports() -> None:
+    with started([sys.executable, "-c", BEGIN]) as process:
+        read_until(process, "begun")
+        (server,) = servers_of(process)
+        time.sleep(0.5)
+        assert server.is_running()
+        process.kill()
+        killed = time.monotonic()
+    assert time.monotonic() - killed < 1, "whoever reads what the run says need not wait until all is imported"
+
+
+def test_it_is_ended_where_nobody_wants_it() -> None:
+    with started([sys.executable, "-c", BEGIN + END]) as process:
+        read_until(process, "begun")
+        assert len(servers_of(process)) == 1
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        read_until(process, "ended")
+        time.sleep(0.2)
+        assert not servers_of(process)
+
+
+def test_a_run_without_a_memory_pass_is_not_disturbed_by_it(suite: Suite, small_spec: Path) -> None:
+    arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_latency", "-s")
+    with started([sys.executable, "-u", *suite.command(*arguments)[1:]]) as process:
+        read_until(process, "loading weights")
+        assert not servers_of(process)
+    assert process.returncode == 0
