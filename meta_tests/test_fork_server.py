@@ -13,8 +13,8 @@ import psutil
 
 from meta_tests.conftest import ROOT, Suite, environment
 
-BEGIN = "from fixtures.measure import fork_server; fork_server.begin(); print('begun', flush=True); input()"
-END = "; fork_server.end(); print('ended', flush=True); input()"
+BEGIN = "from fixtures.measure.fork_server import *; fork_server(); print('begun', flush=True); input()"
+END = "; end_fork_server(); print('ended', flush=True); input()"
 
 
 def servers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -67,3 +67,15 @@ def test_a_run_without_a_memory_pass_is_not_disturbed_by_it(suite: Suite, small_
         read_until(process, "loading weights")
         assert not servers_of(process)
     assert process.returncode == 0
+
+
+def test_a_long_folder_of_temporary_files_is_no_obstacle(suite: Suite, small_spec: Path, tmp_path: Path) -> None:
+    """The path of a socket has 107 bytes."""
+    folder = tmp_path / ("f" * 100)
+    folder.mkdir()
+    command = suite.command("--spec", str(small_spec), "--run-id", "r", "-k", "test_memory and b1")
+    ended = subprocess.run(
+        command, cwd=ROOT, env={**environment(), "TMPDIR": str(folder)}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 passed" in ended.stdout
