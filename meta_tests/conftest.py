@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +98,14 @@ def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:
 def suite(tmp_path: Path, bundle_root: Path) -> Suite:
     """The suite on the small bundle."""
     return Suite(tmp_path, bundle_root)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait for what another process is about to do."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it has not come about"
+        time.sleep(0.01)
 
 
 def environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from meta_tests.conftest import ROOT, Suite, environment
+from meta_tests.conftest import ROOT, Suite, environment, wait_until
 
 BEGIN = "from fixtures.measure.fork_server import *; fork_server(); print('begun', flush=True); input()"
 END = "; end_fork_server(); print('ended', flush=True); input()"
@@ -22,6 +22,11 @@ def servers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children()
     alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in alive if "multiprocessing.forkserver" in " ".join(child.cmdline())]
+
+
+def wait_for_a_server(process: subprocess.Popen[str]) -> None:
+    """Until the server that a process has started is seen: its command line can be read only a moment later."""
+    wait_until(lambda: len(servers_of(process)) == 1, seconds=10)
 
 
 @contextmanager
@@ -42,9 +47,9 @@ def read_until(process: subprocess.Popen[str], words: str) -> None:
 def test_it_ends_with_a_run_that_is_killed_while_it_imports() -> None:
     with started([sys.executable, "-c", BEGIN]) as process:
         read_until(process, "begun")
-        (server,) = servers_of(process)
+        wait_for_a_server(process)
         time.sleep(0.5)
-        assert server.is_running()
+        assert servers_of(process), "it is importing"
         process.kill()
         killed = time.monotonic()
     assert time.monotonic() - killed < 1, "whoever reads what the run says need not wait until all is imported"
@@ -53,12 +58,11 @@ def test_it_ends_with_a_run_that_is_killed_while_it_imports() -> None:
 def test_it_is_ended_where_nobody_wants_it() -> None:
     with started([sys.executable, "-c", BEGIN + END]) as process:
         read_until(process, "begun")
-        assert len(servers_of(process)) == 1
+        wait_for_a_server(process)
         assert process.stdin is not None
         process.stdin.write("\n")
         read_until(process, "ended")
-        time.sleep(0.2)
-        assert not servers_of(process)
+        wait_until(lambda: not servers_of(process), seconds=1)
 
 
 def test_a_run_without_a_memory_pass_is_not_disturbed_by_it(suite: Suite, small_spec: Path) -> None:

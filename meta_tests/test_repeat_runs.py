@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +17,7 @@ import pytest
 from fixtures.comparison import compare
 from fixtures.measure.fork_server import fork_server
 from fixtures.runs.files import read_run
-from meta_tests.conftest import ROOT, SMALL_SPEC, Ended, Suite, _main
+from meta_tests.conftest import ROOT, SMALL_SPEC, Ended, Suite, _main, wait_until
 from meta_tests.runs import ended, is_one_message, row, run_of
 from tools.repeat_runs import Side, in_turn, main
 
@@ -121,13 +119,6 @@ def test_interrupted_it_says_how_to_go_on_and_takes_the_run_up_again(checkout: C
     hang.unlink()
     assert checkout.run().returncode == 0
     assert checkout.calls == ["a 1 a False", "a 1 a True", "b 1 b False", "b 2 b False", "a 2 a False"]
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_bad_input_of_a_run_ends_everything_with_its_exit_code(checkout: Checkout) -> None:

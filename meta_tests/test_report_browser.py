@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from selenium.webdriver.chrome.service import Service
 from fixtures.records import CaseSummary, LatencyHop, LatencyWaterfall, Memory
 from fixtures.report import read_material, render
 from fixtures.runs.summary import summarize, summarize_case
+from meta_tests.conftest import wait_until
 from meta_tests.test_report import HOSTILE, STORED, another_run, hostile_run, stored_run, telemetry_case, written
 from meta_tests.test_results import case
 
@@ -130,10 +130,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def wait(self, script: str, seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
-        while not self.run(script):
-            assert time.monotonic() < deadline, script
-            time.sleep(0.02)
+        wait_until(lambda: bool(self.run(script)), seconds)
 
     def settle(self) -> None:
         """Wait until every chart has the width of its place."""

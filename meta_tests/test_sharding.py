@@ -38,7 +38,7 @@ from fixtures.sharding.run_lock import only_writer
 from fixtures.sharding.schedule import dearest_first, turns
 from fixtures.sharding.workers import Worker, gpu_workers
 from fixtures.spec import load_spec
-from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment
+from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment, wait_until
 from tools import run_shards as tool
 
 ENVIRONMENT: dict[str, Plain] = {"device": "cuda", "gpu": "H100", "torch": "2.15.0", "torch_threads": 4, "pytest": "9"}
@@ -116,8 +116,8 @@ def test_a_worker_begins_with_variants_of_its_own_and_helps_from_the_other_end(t
     assert first == ["c1", "c2", "a2", "a1", "b2", "b1"]
     assert second == ["b1", "b2", "a1", "a2", "c2", "c1"]
     assert [case.id for case in turns(cases, "gpu0", ("gpu0",))][:2] == [case.id for case in cases[4:]]
-    (alone,) = {tuple(turns(cases[:2], name, workers)) for name in workers if name == "gpu1"}
-    assert [case.batch for case in alone] == [2, 1], "of one variant, whoever has none takes the last one"
+    helper = turns(cases[:2], "gpu1", workers)
+    assert [case.batch for case in helper] == [2, 1], "of one variant, whoever has none takes the last case first"
 
 
 @given(
@@ -407,16 +407,11 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
         assert parent.stdout is not None
         pids = [int(parent.stdout.readline().split()[1]) for _ in range(2)]
         parent.kill()
-    assert _ended(pids)
+    wait_until(lambda: not _running(pids), seconds=20)
 
 
-def _ended(pids: Sequence[int]) -> bool:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
+def _running(pids: Sequence[int]) -> list[int]:
+    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
 
 # -- merge
@@ -586,9 +581,7 @@ class Parent:
 
     def wait_for(self, process: subprocess.Popen[str], count: int) -> None:
         """Until so many cases are on disk."""
-        deadline = time.monotonic() + 120
-        while process.poll() is None and len(self.finished()) < count and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: process.poll() is not None or len(self.finished()) >= count)
         assert process.poll() is None, process.communicate()[0]
 
     def workers(self, process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -645,7 +638,7 @@ def _kill_the_parent(parent: Parent) -> None:
     process.kill()
     process.communicate()
     assert len(pids) == 2
-    assert _ended(pids), "workers end with their parent"
+    wait_until(lambda: not _running(pids), seconds=20)
 
 
 def _kill_a_worker_and_interrupt_the_other(parent: Parent, ids: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from PIL import Image
 from fixtures.environment import environment as environment_of
 from fixtures.runs.files import summarize_file
 from fixtures.weights.checkpoint import read_state_dict
-from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment
+from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment, wait_until
 
 RAFT_FILE = "torch_cache/hub/checkpoints/raft_small_C_T_V2-01064c6d.pth"
 
@@ -96,6 +95,10 @@ def test_a_run_from_the_command_line_to_every_file(suite: Suite, small_spec: Pat
     assert "raft_small_128-b1-fp32-torch" in compared.stdout
 
 
+def _wait_for_cases(results: Path, count: int) -> None:
+    wait_until(lambda: results.exists() and results.read_text().count('"round":0,') >= count)
+
+
 def test_killed_at_any_case_a_run_keeps_what_it_has_and_goes_on(suite: Suite, small_spec: Path) -> None:
     arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_latency")
     results = suite.folder / "out" / "r" / "results.jsonl"
@@ -104,11 +107,7 @@ def test_killed_at_any_case_a_run_keeps_what_it_has_and_goes_on(suite: Suite, sm
         process = subprocess.Popen(
             suite.command(*arguments, *resume), cwd=ROOT, env=environment(), stdout=subprocess.PIPE
         )
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if results.exists() and results.read_text().count('"round":0,') >= finished_before_kill:
-                break
-            time.sleep(0.01)
+        _wait_for_cases(results, finished_before_kill)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         summary = summary_of(suite, "r")
