@@ -12,20 +12,22 @@ import pytest
 
 from fixtures.cases import Case, Export
 from fixtures.errors import InputError
+from fixtures.measure.fork_server import fork_server
 from fixtures.session import pytest_plugin
-from fixtures.session.bench import Bench
-from fixtures.session.pytest_plugin import BENCH_TESTS, EXPORT_TESTS, SERVE_TESTS, BenchSession
-from fixtures.session.setup import Options
+from fixtures.session.options import Options
+from fixtures.session.pytest_plugin import BENCH_TESTS, EXPORT_TESTS, SERVE_TESTS
 
 if TYPE_CHECKING:
     from fixtures.export.gate import Gate
+    from fixtures.session.bench import Bench
+    from fixtures.session.bench_session import BenchSession
     from fixtures.session.export_session import ExportSession, ParityCase
     from fixtures.session.serve_session import ServeSession
     from fixtures.triton.branches import ServedBranch
 
-_SESSION = pytest.StashKey[BenchSession]()
-_EXPORTS = pytest.StashKey["ExportSession"]()
-_SERVING = pytest.StashKey["ServeSession"]()
+_SESSION: pytest.StashKey[BenchSession] = pytest.StashKey()
+_EXPORTS: pytest.StashKey[ExportSession] = pytest.StashKey()
+_SERVING: pytest.StashKey[ServeSession] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,18 +74,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "on_target: a check of the gate that needs --target-python")
     config.addinivalue_line("markers", "on_server: needs a Triton server, one of our own or TRITON_HTTP_URL")
     with pytest_plugin.usage_errors():
+        # A session takes seconds to import, which others need not wait for.
         if pytest_plugin.wants(config, BENCH_TESTS):
+            pytest_plugin.refuse_xdist(config)
+            if not config.option.collectonly:
+                fork_server()  # imports beside this process, which is about to import much the same
+            from fixtures.session.bench_session import BenchSession  # noqa: PLC0415
+
             config.stash[_SESSION] = BenchSession.prepare(config, _options(config))
         if pytest_plugin.wants(config, EXPORT_TESTS):
-            # Its exporter takes seconds to import, which a run that only measures need not wait for.
+            pytest_plugin.refuse_xdist(config)
             from fixtures.session.export_session import ExportSession  # noqa: PLC0415
 
-            pytest_plugin.refuse_xdist(config)
             config.stash[_EXPORTS] = ExportSession.prepare(_options(config))
         if pytest_plugin.wants(config, SERVE_TESTS):
+            pytest_plugin.refuse_xdist(config)
             from fixtures.session.serve_session import ServeSession  # noqa: PLC0415
 
-            pytest_plugin.refuse_xdist(config)
             config.stash[_SERVING] = ServeSession.prepare(_options(config))
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 from meta_tests.conftest import ROOT, Suite, environment, wait_until
 
@@ -83,3 +84,21 @@ def test_a_long_folder_of_temporary_files_is_no_obstacle(suite: Suite, small_spe
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 passed" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "late"),
+    [
+        # It starts the server, which is to import beside all that the session imports.
+        ("conftest", {"torch", "onnxruntime"}),
+        # The main module of a worker, which every process of the memory pass imports anew.
+        ("fixtures.session.worker", {"torch", "pytest"}),
+    ],
+)
+def test_what_comes_first_imports_little(module: str, late: set[str]) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    imported = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert module in imported
+    assert not late.intersection(imported)

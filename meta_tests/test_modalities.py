@@ -13,11 +13,12 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import torch
+from scipy import signal
 from scipy.io import wavfile
 
 from fixtures.errors import InputError
 from fixtures.frames import frame_files
-from fixtures.modalities import Array, Content, Item, Modality, audio, batches
+from fixtures.modalities import Array, Content, Item, Modality, batches
 from fixtures.modalities.audio import Audio, audio_files, music, read_wav
 from fixtures.modalities.image import Image
 from fixtures.modalities.text import DEFAULT_PROMPTS, Text, read_prompts
@@ -300,7 +301,7 @@ def test_a_rate_that_nothing_records_at_is_refused(tmp_path: Path, monkeypatch: 
     def resample(samples: Array, up: int, down: int) -> NoReturn:
         raise MemoryError(f"scipy takes {20 * max(up, down)} numbers here")
 
-    monkeypatch.setattr(audio, "resample_poly", resample)
+    monkeypatch.setattr(signal, "resample_poly", resample)
     path = written(tmp_path / "a.wav", tone(440, 500))
     path.write_bytes(changed(24, "<I", 2**32 - 5)(path.read_bytes()))
     with pytest.raises(InputError, match=r"a\.wav: sound="):
