@@ -42,7 +42,7 @@ def main() -> int:
     if arguments.output is None:
         sys.stdout.write(text)
     else:
-        write_output(arguments.output, text)
+        write_output(arguments.output, text, [arguments.run, arguments.spec])
     for line in _in_words(choice):
         print(line, file=sys.stderr if arguments.output is None else sys.stdout)
     if arguments.output is not None:

@@ -43,7 +43,8 @@ def main() -> int:
     # Before anything is written: a gate that cannot judge is bad input.
     failures = [] if allowed is None else [one for pair in comparison.pairs for one in _failures(pair, allowed)]
     if arguments.output is not None:
-        write_output(arguments.output, comparison.model_dump_json(indent=2) + "\n")
+        text = comparison.model_dump_json(indent=2) + "\n"
+        write_output(arguments.output, text, [arguments.baseline, *arguments.runs])
     # Ids and paths are a person's: what looks like markup in them is none.
     width = max(shutil.get_terminal_size().columns, _MIN_WIDTH)
     console = Console(width=width, markup=False, emoji=False, highlight=False)

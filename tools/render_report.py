@@ -30,7 +30,7 @@ def main() -> int:
     arguments = parser.parse_args()
     material = read_material(arguments.run, arguments.compare, arguments.choice, arguments.manifest)
     text = render(material)
-    write_output(arguments.output, text)
+    write_output(arguments.output, text, [arguments.run, arguments.compare, arguments.choice, arguments.manifest])
     print(f"wrote {arguments.output}: {len(material.summary.cases)} cases, {len(text.encode()) / 2**20:.1f} MiB")
     return 0
 

@@ -33,16 +33,16 @@ def main() -> int:
     summary = summarize_file(file, arguments.bench, arguments.run_id)
     for reason, count in summary.unusable.items():
         print(f"{file}: unusable: {count} x {reason}", file=sys.stderr)
-    _emit(summary, arguments.output)
+    _emit(summary, file, arguments.output)
     return 0
 
 
-def _emit(summary: Summary, output: Path | None) -> None:
+def _emit(summary: Summary, file: Path, output: Path | None) -> None:
     text = summary.model_dump_json(indent=2) + "\n"
     if output is None:
         sys.stdout.write(text)
         return
-    write_output(output, text)
+    write_output(output, text, [file])
     print(f"wrote {output}: {len(summary.cases)} cases")
 
 
