@@ -101,6 +101,25 @@ def test_every_run_is_a_process_with_the_arguments_of_its_side_and_what_is_compl
     assert again.stdout.count("measured before") == 4
 
 
+@pytest.mark.parametrize(("before", "after"), [("a=--tag=a", "a=--tag=c"), ("-q", "-qq")])
+def test_runs_that_measured_something_else_are_no_repeats(checkout: Checkout, before: str, after: str) -> None:
+    assert checkout.run().returncode == 0
+    said = ended(main, *(after if word == before else word for word in checkout.arguments()))
+    assert said.returncode == 2
+    assert is_one_message(said.stderr)
+    assert "--run-id r: arguments of a=" in said.stderr
+    assert "with which 2 were measured. Choose another name." in said.stderr
+    assert len(checkout.calls) == 4
+    assert ended(main, *checkout.arguments("--repeats", "3")).returncode == 0, "more of the same"
+    assert len(checkout.calls) == 6
+
+
+def test_arguments_that_measured_nothing_may_be_corrected(checkout: Checkout) -> None:
+    assert checkout.run("--side", "c=--unknown", "--checkout", f"c={checkout.folder}").returncode == 4
+    assert checkout.run("--side", "c=--tag=c", "--checkout", f"c={checkout.folder}").returncode == 0
+    assert len(checkout.calls) == 6
+
+
 def test_interrupted_it_says_how_to_go_on_and_takes_the_run_up_again(checkout: Checkout) -> None:
     hang = checkout.folder / "hang"
     hang.touch()

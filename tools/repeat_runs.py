@@ -5,7 +5,7 @@ python -m tools.repeat_runs --repeats 5 --run-id NAME [--side NAME=ARGUMENTS] [-
 ARGUMENTS are those of pytest: the ones after `--` for every run, those of a side for its own. Two sides are measured in
 turn, and each round in the opposite order of the one before, so that what drifts meets both alike. A side may be
 measured by another checkout, with that one's environment if it has one in .venv. Runs go to
-`out/NAME/SIDE/1`, `2`, …; called again with the same NAME, those that are complete are kept. Then:
+`out/NAME/SIDE/1`, `2`, …; called again with the same NAME and arguments, those that are complete are kept. Then:
 python -m tools.compare_runs out/NAME/SIDE out/NAME/OTHER
 """
 
@@ -26,6 +26,7 @@ from tools import command_line
 
 _ROOT = Path(__file__).parent.parent
 _STOPS_WITHIN_S = 30
+_ARGUMENTS = "arguments.txt"  # beside the runs of a side: what they were measured with
 _OURS = ("--out", "--run-id", "--resume", "--benchmark-json")
 
 
@@ -53,6 +54,8 @@ def main() -> int:
     if arguments.repeats < 1:
         raise InputError("--repeats", f"value={arguments.repeats}", "at least 1", "Write 5 for a verdict.")
     folder = Path(arguments.out).resolve() / arguments.run_id
+    for side in sides:
+        _require_same_arguments(side, common, folder / side.name)
     worst = 0
     for repeat, side in in_turn(sides, arguments.repeats):
         code = _measure(side, common, folder / side.name, str(repeat))
@@ -120,14 +123,34 @@ def _refuse_ours(*arguments: Sequence[str]) -> None:
         raise InputError(option, "value=among pytest's arguments", "that of this tool", "Leave it out there.")
 
 
+def _require_same_arguments(side: Side, common: Sequence[str], out: Path) -> None:
+    """Raises InputError where runs of this name have measured something else: they would count as its repeats."""
+    where = f"--run-id {out.parent.name}"
+    with system_errors(where, "folder", "a folder to write to", "Choose another name."):
+        runs = list(out.glob(f"*/{SUMMARY}"))
+        then = (out / _ARGUMENTS).read_text().strip() if runs and (out / _ARGUMENTS).exists() else None
+    now = _said(side, common)
+    if then is not None and then != now:
+        what = f"arguments of {side.name}={now!r}"
+        raise InputError(where, what, f"{then!r}, with which {len(runs)} were measured", "Choose another name.")
+
+
+def _said(side: Side, common: Sequence[str]) -> str:
+    """All that decides what a side measures, in a line."""
+    checkout = [] if side.checkout == _ROOT else [str(side.checkout)]
+    return shlex.join([*checkout, *common, *side.arguments])
+
+
 def _measure(side: Side, common: Sequence[str], out: Path, run_id: str) -> int:
     """One run, unless it is there. Returns pytest's exit code; an interrupted run is taken up again."""
     run = out / run_id
     with system_errors(f"--run-id {out.parent.name}", "folder", "a folder to write to", "Choose another name."):
         begun = RunFolder(run).read_summary() if (run / SUMMARY).exists() else None
-    if begun and begun.complete:
-        print(f"{side.name}, {run_id}: measured before")
-        return 0
+        if begun and begun.complete:
+            print(f"{side.name}, {run_id}: measured before")
+            return 0
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _ARGUMENTS).write_text(_said(side, common) + "\n")
     resumed = ["--resume"] if begun else []
     tests = [] if any("bench_tests" in argument for argument in (*common, *side.arguments)) else ["bench_tests"]
     command = [side.python, "-m", "pytest", *tests, *common, *side.arguments, "--out", str(out), "--run-id", run_id]
