@@ -14,6 +14,7 @@ import pynvml
 import pytest
 
 from fixtures.comparison import compare, ratio
+from fixtures.comparison.ratio import ASSUMED_SPREAD, ProcessMedian
 from fixtures.records import Summary
 from fixtures.runs.files import read_run
 from meta_tests.conftest import ROOT, environment
@@ -38,14 +39,14 @@ def test_two_gpus_give_the_table_of_one_in_less_time(tmp_path: Path) -> None:
         seconds.append(time.monotonic() - started)
         assert ended.returncode == 0, ended.stdout + ended.stderr
     one, two = (read_run(out / name) for name in ("one", "two"))
-    assert same_table(one, two) == 12
+    assert same_table(one, two) >= 12, "every torch-graph row, at the least"
     assert not any("foreign process" in note for case in two.cases for note in case.notes)
     assert seconds[1] <= 0.6 * seconds[0]
 
 
 def test_the_stored_run_on_two_gpus_is_the_one_on_one() -> None:
     one, two = (read_run(STORED / f"{name}.json") for name in ("one", "two"))
-    assert same_table(one, two) == 12
+    assert same_table(one, two) == 13
 
 
 @pytest.mark.parametrize(("before", "after"), [("one", "two"), ("one", "again"), ("two", "again")])
@@ -68,19 +69,23 @@ def test_without_the_noise_of_their_rounds_most_would_be_called_different(monkey
 
 
 def same_table(one: Summary, two: Summary) -> int:
-    """Hold two complete runs to the same cases, and what a GPU alone decides to 3%; returns how many cases it does.
+    """Hold two complete runs to the same cases, and what the GPU alone decides to 3%; returns how many cases it does.
 
-    That is what it is given whole, as a CUDA graph: a row that waits for launches is as long as the host makes it.
+    A row that waits for the host, or whose rounds tell of a busy one, is as long as the host makes it.
     """
     assert one.complete
     assert two.complete
     assert [case.id for case in one.cases] == [case.id for case in two.cases]
-    before, after = (
-        {case.id: case.latency_ms.p50 for case in run.cases if case.latency_ms and case.runtime.endswith("-graph")}
-        for run in (one, two)
-    )
-    assert after == pytest.approx(before, rel=0.03)
-    return len(after)
+    times: dict[str, list[float]] = {}
+    for case in (*one.cases, *two.cases):
+        assert case.latency_ms is not None, case.error
+        median = ProcessMedian.of(case.latency_ms, case.rounds)
+        if not case.launch_bound and median.assumed_spread == ASSUMED_SPREAD:
+            times.setdefault(case.id, []).append(median.p50_ms)
+    steady = {case_id: pair for case_id, pair in times.items() if len(pair) == 2}
+    apart = {case_id: second / first for case_id, (first, second) in steady.items()}
+    assert apart == pytest.approx(dict.fromkeys(apart, 1), rel=0.03)
+    return len(apart)
 
 
 def _gpus() -> list[Any]:
