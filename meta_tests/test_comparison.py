@@ -262,8 +262,37 @@ def test_processes_with_noisy_rounds_are_assumed_to_differ_as_these_do(
     case = judged(tmp_path, [noisy], [noisy])
     assert case.interval is not None
     assert math.log(case.interval[1]) == pytest.approx(1.959964 * assumed * math.sqrt(2), rel=1e-3)
-    said = f"moves with the host, by {spread:.0%} or so, as its rounds do"
+    said = f"moves with the host, by {spread:.0%} or so"
     assert (said in case.reason) is (assumed == spread)
+
+
+@pytest.mark.parametrize(
+    ("slowdowns", "assumed"),
+    [
+        ((None, None), (ASSUMED_SPREAD, ASSUMED_SPREAD)),
+        ((1.02, 1.02), (ASSUMED_SPREAD, ASSUMED_SPREAD)),
+        ((1.1, 1.2), (0.015, 0.03)),
+        ((1.02, 1.7), (ASSUMED_SPREAD, 0.7)),
+        ((0.0, -1e308), (ASSUMED_SPREAD, ASSUMED_SPREAD)),
+        ((1e308, 1e308), (ASSUMED_SPREAD, ASSUMED_SPREAD)),
+    ],
+)
+def test_processes_on_a_slowed_host_are_assumed_to_differ_as_it_did(
+    tmp_path: Path, slowdowns: tuple[float | None, float | None], assumed: tuple[float, float]
+) -> None:
+    before, after = (row(host_slowdown=slowdown, p90=10, rounds=10**9) for slowdown in slowdowns)
+    case = judged(tmp_path, [before], [after])
+    assert case.interval is not None
+    assert math.log(case.interval[1]) == pytest.approx(1.959964 * math.hypot(*assumed), rel=1e-3)
+    assert ("moves with the host" in case.reason) is (max(assumed) > ASSUMED_SPREAD)
+
+
+def test_a_row_that_its_host_has_slowed_evenly_is_not_called_slower(tmp_path: Path) -> None:
+    quiet, slowed = row(p50=10, host_slowdown=1.1), row(p50=17, host_slowdown=1.8)
+    case = judged(tmp_path, [quiet], [slowed])
+    assert case.verdict == "tie"
+    assert case.reason == "+70.0%, and the interval includes 1; moves with the host, by 80% or so"
+    assert judged(tmp_path / "again", [quiet], [row(p50=12, host_slowdown=1.1)]).verdict == "slower"
 
 
 def test_several_processes_show_how_far_they_are_apart_whatever_their_rounds_do(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
 from fixtures.measure import protocol, timing
 from fixtures.measure.device_state import DeviceState
+from fixtures.measure.host_pace import HostPace
 from fixtures.measure.latency import ClockError
 from fixtures.measure.protocol import protocol_for
 from fixtures.nvml import Gpu
@@ -58,7 +59,7 @@ def entered(root: Path, variant: Variant, name: str, batch: int = 1, dtype: Dtyp
 def timed(runtime: Runtime[Any], batch: int = 1) -> timing.Timing:
     with precision_class(runtime.subject.dtype_used):
         plan = protocol_for("cuda", spec.Protocol())
-        return timing.time_runtime(runtime, batch, plan, None, lambda _: None)
+        return timing.time_runtime(runtime, batch, plan, None, HostPace(), lambda _: None)
 
 
 @pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=["midas", "raft"])
@@ -105,6 +106,13 @@ def test_two_measurements_of_a_gpu_bound_case_agree(bundle_root: Path) -> None:
 def test_launch_bound_is_told_from_gpu_bound(bundle_root: Path) -> None:
     assert timed(entered(bundle_root, MIDAS, "torch")).launch_bound is True
     assert timed(entered(bundle_root, MIDAS, "torch-graph")).launch_bound is False
+
+
+def test_the_host_is_watched_where_it_shows(bundle_root: Path) -> None:
+    eager = timed(entered(bundle_root, MIDAS, "torch")).host_slowdown
+    assert eager is not None
+    assert eager >= 1
+    assert timed(entered(bundle_root, RAFT, "torch-graph", 8), 8).host_slowdown is None
 
 
 def test_a_timer_that_does_not_wait_for_the_gpu_is_caught(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

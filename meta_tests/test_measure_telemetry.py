@@ -1,4 +1,4 @@
-"""A row's trust: what makes it unstable, what is only noted, and how often it is tried again."""
+"""The state of the GPU during the rounds: what makes a row unstable, what is only noted, what is kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.measure import timing
 from fixtures.measure.telemetry import Sample, TelemetrySampler, unstable_reasons
 from fixtures.records import Summary, Telemetry
 from meta_tests.conftest import ROOT
@@ -99,32 +98,6 @@ def test_nothing_seen_is_nothing_claimed() -> None:
     with TelemetrySampler(lambda: CALM) as sampler:
         pass
     assert sampler.record() == Telemetry(samples=0)
-
-
-@pytest.mark.parametrize(("disturbed_attempts", "attempts", "is_stable"), [(0, 1, True), (2, 3, True), (9, 3, False)])
-def test_a_disturbed_case_is_timed_again_twice(
-    monkeypatch: pytest.MonkeyPatch, disturbed_attempts: int, attempts: int, is_stable: bool
-) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.setattr("fixtures.measure.telemetry.TELEMETRY_HZ", 1000.0)
-    made = 0
-
-    def rounds() -> list[float]:
-        nonlocal made
-        made += 1
-        deadline = time.monotonic() + 0.1
-        while time.monotonic() < deadline:
-            pass
-        return [0.1]
-
-    def read() -> Sample:
-        return CALM.__class__(1980.0, 40.0, 300.0, frozenset(), int(made <= disturbed_attempts and made > 0))
-
-    said: list[str] = []
-    # `made` is counted up when an attempt begins, so its samples see the attempt's own number.
-    times, _, reasons = timing._stable_rounds(rounds, read, said.append)
-    assert (times, made, reasons == ()) == ([0.1], attempts, is_stable)
-    assert len(said) == attempts - 1
 
 
 @pytest.fixture(autouse=True)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pynvml
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from fixtures.cases import Case, cases_of
+from fixtures.cases import cases_of
 from fixtures.errors import InputError
 from fixtures.nvml import is_product
 from fixtures.records import CaseFacts, Memory, MemoryCase, Plain
@@ -30,12 +26,11 @@ from fixtures.runs.rows import CaseResult, Provenance
 from fixtures.runs.summary import summarize
 from fixtures.sharding.arguments import fleet_run, sharded_run
 from fixtures.sharding.children import Crew
-from fixtures.sharding.claims import Claims, Selection, begin_claims, read_selection
+from fixtures.sharding.claims import Claims, Selection, read_selection
 from fixtures.sharding.cpus import shares
 from fixtures.sharding.merge import merge, read_part
 from fixtures.sharding.run import ShardedRun
 from fixtures.sharding.run_lock import only_writer
-from fixtures.sharding.schedule import dearest_first, turns
 from fixtures.sharding.workers import Worker, gpu_workers
 from fixtures.spec import load_spec
 from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment, wait_until
@@ -50,116 +45,6 @@ RUN: dict[str, Any] = {
 }
 MEMORY = Memory(source="fresh_process", rss_mb={"before": 1.0, "steady": 3.0})
 Shard = Callable[..., Path]
-
-
-# -- claims
-
-
-def _claim_all(folder: Path, worker: str, barrier: Barrier, answers: Any) -> None:
-    claims = Claims(folder, worker)
-    barrier.wait()
-    answers.put((worker, [claims.claim("test_latency", f"v{index}-b1") for index in range(200)]))
-
-
-def test_of_eight_processes_one_has_each_case_and_all_know_which(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    barrier, answers = context.Barrier(8), context.Queue()
-    names = [f"gpu{index}" for index in range(8)]
-    processes = [
-        context.Process(target=_claim_all, args=(tmp_path / "claims", name, barrier, answers)) for name in names
-    ]
-    for process in processes:
-        process.start()
-    said = dict(answers.get(timeout=60) for _ in names)
-    for process in processes:
-        process.join()
-    assert said.keys() == set(names)
-    (owners,) = {tuple(answer) for answer in said.values()}
-    assert set(owners) <= set(names)
-
-
-def test_a_claim_that_its_worker_did_not_live_to_sign_is_nobodys_to_take(tmp_path: Path) -> None:
-    claims = Claims(tmp_path, "gpu0")
-    (tmp_path / "test_latency.v").touch()
-    assert claims.owner("test_latency", "v") is None
-    assert claims.claim("test_latency", "v") == "another worker"
-    assert claims.owner("test_memory", "v") is None
-    assert claims.claim("test_memory", "v") == claims.owner("test_memory", "v") == "gpu0"
-
-
-def test_workers_are_those_that_the_run_has_named(tmp_path: Path) -> None:
-    assert Claims(tmp_path, "gpu1").workers == ("gpu1",)
-    begin_claims(tmp_path, ["gpu0", "gpu1"])
-    assert Claims(tmp_path, "gpu1").workers == ("gpu0", "gpu1")
-    assert Claims(tmp_path, "by-hand").workers == ("by-hand",), "a worker that nobody expects takes all in order"
-
-
-# -- turns
-
-
-def _cases(tmp_path: Path, sizes: Sequence[int], batches: int = 3) -> list[Case]:
-    """Of variants a, b, …: square, of these sizes, and each at some batches."""
-    entries = [
-        f"  - {{name: {name}, family: midas, model: MiDaS_small, height: {size}, width: {size}}}\n"
-        for name, size in zip("abcdefgh", sizes, strict=False)
-    ]
-    path = tmp_path / "spec.yaml"
-    head = SMALL_SPEC[: SMALL_SPEC.index("  -")].replace("[1, 2]", str(list(range(1, batches + 1))))
-    path.write_text(head + "".join(entries))
-    return list(cases_of(load_spec(path)))
-
-
-def test_a_worker_begins_with_variants_of_its_own_and_helps_from_the_other_end(tmp_path: Path) -> None:
-    cases = _cases(tmp_path, [64, 96, 128], batches=2)
-    workers = ("gpu0", "gpu1")
-    first, second = ([f"{c.variant.name}{c.batch}" for c in turns(cases, name, workers)] for name in workers)
-    assert first == ["c1", "c2", "a2", "a1", "b2", "b1"]
-    assert second == ["b1", "b2", "a1", "a2", "c2", "c1"]
-    assert [case.id for case in turns(cases, "gpu0", ("gpu0",))][:2] == [case.id for case in cases[4:]]
-    helper = turns(cases[:2], "gpu1", workers)
-    assert [case.batch for case in helper] == [2, 1], "of one variant, whoever has none takes the last case first"
-
-
-@given(
-    sizes=st.lists(st.sampled_from([64, 128, 512, 1024]), min_size=1, max_size=8),
-    batches=st.integers(1, 6),
-    workers=st.integers(1, 8),
-    data=st.data(),
-)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_each_case_is_taken_once_and_workers_end_within_one_case_of_each_other(
-    tmp_path: Path, sizes: list[int], batches: int, workers: int, data: st.DataObject
-) -> None:
-    """Whatever cases really take: nobody waits while there is something that nobody has begun."""
-    cases = _cases(tmp_path, sizes, batches)
-    seconds = {case.id: data.draw(st.floats(0.5, 60)) for case in cases}
-    names = [f"gpu{index}" for index in range(workers)]
-    left = {name: turns(cases, name, names) for name in names}
-    assert all(sorted(case.id for case in own) == sorted(seconds) for own in left.values())
-    ended, taken = dict.fromkeys(names, 0.0), set[str]()
-    while len(taken) < len(cases):
-        name = min(names, key=lambda worker: ended[worker])
-        case = next(case for case in left[name] if case.id not in taken)
-        taken.add(case.id)
-        ended[name] += seconds[case.id]
-    assert max(ended.values()) - min(ended.values()) <= max(seconds.values())
-
-
-def test_the_dearest_variant_comes_first(tmp_path: Path) -> None:
-    path = tmp_path / "spec.yaml"
-    text = SMALL_SPEC.replace("height: 128, width: 128", "height: 128, width: 128, batches: [1]")
-    path.write_text(text)
-    cases = cases_of(load_spec(path))
-    assert dearest_first(cases) == ["midas_small_64", "raft_small_128"], "two cases, although smaller ones"
-    path.write_text(text.replace("batches: [1]}", "batches: [1], runtimes: [torch-compile]}"))
-    assert dearest_first(cases_of(load_spec(path))) == ["raft_small_128", "midas_small_64"]
-
-
-def test_the_selection_is_what_any_worker_has_written(tmp_path: Path) -> None:
-    assert read_selection(tmp_path) == Selection()
-    selection = Selection(memory=("a-b1",), latency=("a-b1", "b-b1"))
-    Claims(tmp_path, "gpu1").select(selection)
-    assert read_selection(tmp_path) == selection
 
 
 # -- CPUs and GPUs

@@ -1,0 +1,155 @@
+"""Rounds that were disturbed by the GPU's state or by the host are timed again, and say so when that did not help."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from fixtures.measure import host_pace, protocol
+from fixtures.measure.attempts import Attempt, undisturbed
+from fixtures.measure.host_pace import HostPace
+from fixtures.measure.latency import Between, timed_rounds
+from fixtures.measure.telemetry import Sample
+
+
+class Host:
+    """A host whose Python takes as long as it is told, on a clock that stands still otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.probe_s = 1e-4
+
+    def work(self) -> None:
+        self.now += self.probe_s
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    fake = Host()
+    monkeypatch.setattr(time, "perf_counter", lambda: fake.now)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(host_pace, "_work", fake.work)
+    return fake
+
+
+def rounds_of(host: Host, slowdowns: Iterable[float]) -> Callable[[Between], list[float]]:
+    """Attempts of 100 rounds of 10 ms each, on a host slowed so much in each of them; the last one repeats."""
+    told = iter(slowdowns)
+
+    def call(_: int) -> None:
+        host.now += 0.01
+
+    def time_rounds(between: Between) -> list[float]:
+        host.probe_s = 1e-4 * next(told)
+        return timed_rounds(call, 100, time.perf_counter, lambda: None, between)
+
+    return time_rounds
+
+
+@pytest.mark.parametrize(("disturbed_attempts", "attempts", "is_stable"), [(0, 1, True), (2, 3, True), (9, 3, False)])
+def test_rounds_on_a_disturbed_gpu_are_timed_again_twice(
+    monkeypatch: pytest.MonkeyPatch, disturbed_attempts: int, attempts: int, is_stable: bool
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr("fixtures.measure.telemetry.TELEMETRY_HZ", 1000.0)
+    made = 0
+
+    def rounds(_: Between) -> list[float]:
+        nonlocal made
+        made += 1
+        deadline = time.monotonic() + 0.1
+        while time.monotonic() < deadline:
+            pass
+        return [0.1]
+
+    def read() -> Sample:
+        # `made` is counted up when an attempt begins, so its samples see the attempt's own number.
+        return Sample(1980.0, 40.0, 300.0, frozenset(), int(0 < made <= disturbed_attempts))
+
+    said: list[str] = []
+    attempt = undisturbed(rounds, read, None, said.append)
+    assert (attempt.times_s, made, attempt.unstable == ()) == ([0.1], attempts, is_stable)
+    assert len(said) == attempts - 1
+
+
+@pytest.mark.parametrize(
+    ("slowdowns", "attempts", "is_quiet"),
+    [([1, 1], 1, True), ([1, 1.15], 1, True), ([1, 1.8, 1.8, 1], 3, True), ([1, *[1.8] * 9], 5, False)],
+)
+def test_rounds_on_a_slowed_host_are_timed_again_four_times(
+    host: Host, slowdowns: list[float], attempts: int, is_quiet: bool
+) -> None:
+    pace, said = HostPace(), list[str]()
+    time_rounds = rounds_of(host, slowdowns)
+    assert undisturbed(time_rounds, None, pace, said.append).host_slowdown == pytest.approx(1)
+    attempt = undisturbed(time_rounds, None, pace, said.append)
+    assert len(said) == attempts - 1
+    assert len(attempt.times_s) == 100
+    assert attempt.host_slowdown == pytest.approx(slowdowns[attempts])
+    assert attempt.disturbances == (
+        () if is_quiet else ("host slowed: its Python took 1.80 times as long as at its best",)
+    )
+    assert attempt.unstable == (), "the GPU is not to blame"
+
+
+def test_where_the_host_does_not_show_nobody_looks_at_it(host: Host) -> None:
+    attempt = undisturbed(rounds_of(host, [9]), None, None, lambda _: None)
+    assert (attempt.host_slowdown, attempt.disturbances, attempt.retries) == (None, (), 0)
+
+
+def test_what_the_gpu_disturbs_is_not_tried_as_often_as_what_the_host_does() -> None:
+    assert Attempt([1.0], unstable=("hot",), host_slowdown=2.0).retries == protocol.UNSTABLE_RETRIES
+    assert Attempt([1.0], host_slowdown=2.0).retries == protocol.HOST_RETRIES
+
+
+def test_a_probe_is_made_every_ten_milliseconds_and_costs_a_hundredth(host: Host) -> None:
+    pace = HostPace()
+    pace.begin()
+    for _ in range(1000):
+        host.now += 1e-3
+        pace.probe()
+    assert len(pace._probes_s) == pytest.approx(100, abs=10)
+    assert host.now < 1.0 * 1.011
+
+
+def test_an_attempt_that_is_slowed_in_part_knows_by_its_quick_probes(host: Host) -> None:
+    """On a host whose own pace nobody has seen yet."""
+    pace = HostPace()
+    pace.begin()
+    for is_slowed in itertools.islice(itertools.cycle([True, True, True, False]), 100):
+        host.probe_s = 1.8e-4 if is_slowed else 1e-4
+        pace.probe()
+        host.now += 0.01
+    assert pace.slowdown() == pytest.approx(1.8)
+
+
+def test_a_single_quick_probe_is_luck(host: Host) -> None:
+    pace = HostPace()
+    pace.begin()
+    for index in range(100):
+        host.probe_s = 0.5e-4 if index == 7 else 1e-4
+        pace.probe()
+        host.now += 0.01
+    assert pace.slowdown() == pytest.approx(1)
+
+
+def test_without_probes_nothing_is_known(host: Host) -> None:
+    pace = HostPace()
+    pace.begin()
+    assert pace.slowdown() is None
+    pace.probe()
+    assert pace.slowdown() == 1
+
+
+def test_the_work_of_a_probe_takes_about_a_tenth_of_a_millisecond() -> None:
+    quickest = min(_seconds_of_work() for _ in range(20))
+    assert 1e-5 < quickest < 1e-3
+
+
+def _seconds_of_work() -> float:
+    started = time.perf_counter()
+    host_pace._work()
+    return time.perf_counter() - started
