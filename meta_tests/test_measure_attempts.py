@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from fixtures.measure import host_pace, protocol
-from fixtures.measure.attempts import Attempt, undisturbed
+from fixtures.measure.attempts import Attempt, Attempts
 from fixtures.measure.host_pace import HostPace
 from fixtures.measure.latency import Between, timed_rounds
 from fixtures.measure.telemetry import Sample
@@ -70,7 +70,7 @@ def test_rounds_on_a_disturbed_gpu_are_timed_again_twice(
         return Sample(1980.0, 40.0, 300.0, frozenset(), int(0 < made <= disturbed_attempts))
 
     said: list[str] = []
-    attempt = undisturbed(rounds, read, None, said.append)
+    attempt = Attempts(read, None, None).last(rounds, said.append)
     assert (attempt.times_s, made, attempt.unstable == ()) == ([0.1], attempts, is_stable)
     assert len(said) == attempts - 1
 
@@ -84,8 +84,9 @@ def test_rounds_on_a_slowed_host_are_timed_again_four_times(
 ) -> None:
     pace, said = HostPace(), list[str]()
     time_rounds = rounds_of(host, slowdowns)
-    assert undisturbed(time_rounds, None, pace, said.append).host_slowdown == pytest.approx(1)
-    attempt = undisturbed(time_rounds, None, pace, said.append)
+    attempts_of_a_case = Attempts(None, pace, None)
+    assert attempts_of_a_case.last(time_rounds, said.append).host_slowdown == pytest.approx(1)
+    attempt = attempts_of_a_case.last(time_rounds, said.append)
     assert len(said) == attempts - 1
     assert len(attempt.times_s) == 100
     assert attempt.host_slowdown == pytest.approx(slowdowns[attempts])
@@ -95,8 +96,21 @@ def test_rounds_on_a_slowed_host_are_timed_again_four_times(
     assert attempt.unstable == (), "the GPU is not to blame"
 
 
-def test_where_the_host_does_not_show_nobody_looks_at_it(host: Host) -> None:
-    attempt = undisturbed(rounds_of(host, [9]), None, None, lambda _: None)
+@pytest.mark.parametrize(("device_s", "shows"), [(None, True), (0.0094, True), (0.0096, False)])
+def test_the_host_counts_where_rounds_take_clearly_longer_than_their_kernels(
+    host: Host, device_s: float | None, shows: bool
+) -> None:
+    pace, said = HostPace(), list[str]()
+    time_rounds = rounds_of(host, [1, *[2] * 9])
+    Attempts(None, pace, 0.01).last(time_rounds, said.append)
+    assert not said
+    attempt = Attempts(None, pace, device_s).last(time_rounds, said.append)
+    assert attempt.host_slowdown == (pytest.approx(2) if shows else None), "the pace was known from rounds before"
+    assert (len(said), attempt.disturbances != ()) == ((4, True) if shows else (0, False))
+
+
+def test_nobody_looks_at_the_host_where_nothing_is_launched(host: Host) -> None:
+    attempt = Attempts(None, None, None).last(rounds_of(host, [9]), lambda _: None)
     assert (attempt.host_slowdown, attempt.disturbances, attempt.retries) == (None, (), 0)
 
 
