@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from fixtures.measure import host_pace, protocol
-from fixtures.measure.attempts import Attempt, Attempts
+from fixtures.measure.attempts import Attempts
 from fixtures.measure.host_pace import HostPace
 from fixtures.measure.latency import Between, timed_rounds
 from fixtures.measure.telemetry import Sample
@@ -93,14 +93,14 @@ def test_rounds_on_a_disturbed_gpu_are_timed_again_twice(
 
 @pytest.mark.parametrize(
     ("slowdowns", "attempts", "is_quiet"),
-    [([1, 1], 1, True), ([1, 1.15], 1, True), ([1, 1.8, 1.8, 1], 3, True), ([1, *[1.8] * 9], 5, False)],
+    [([1, 1], 1, True), ([1, 1.15], 1, True), ([1, 1.8, 1.8, 1], 3, True), ([1, *[1.8] * 9], 3, False)],
 )
-def test_rounds_on_a_slowed_host_are_timed_again_four_times(
+def test_rounds_on_a_slowed_host_are_timed_again_twice(
     host: Host, slowdowns: list[float], attempts: int, is_quiet: bool
 ) -> None:
     pace, said = HostPace(), list[str]()
     time_rounds = rounds_of(host, slowdowns)
-    attempts_of_a_case = Attempts(None, pace, None)
+    attempts_of_a_case = Attempts(None, pace, device_s=0.005)
     assert attempts_of_a_case.last(time_rounds, said.append).host_slowdown == pytest.approx(1)
     attempt = attempts_of_a_case.last(time_rounds, said.append)
     assert len(said) == attempts - 1
@@ -122,17 +122,19 @@ def test_the_host_counts_where_rounds_take_clearly_longer_than_their_kernels(
     assert not said
     attempt = Attempts(None, pace, device_s).last(time_rounds, said.append)
     assert attempt.host_slowdown == (pytest.approx(2) if shows else None), "the pace was known from rounds before"
-    assert (len(said), attempt.disturbances != ()) == ((4, True) if shows else (0, False))
+    assert (len(said), attempt.disturbances != ()) == ((2, True) if shows else (0, False))
+
+
+def test_without_a_clock_of_the_device_only_a_clearly_slowed_host_counts(host: Host) -> None:
+    """ONNX Runtime's rows: nobody knows how far they wait for it."""
+    attempts, time_rounds = Attempts(None, HostPace(), None), rounds_of(host, [1, 1.15, 1.25, 1.25, 1.25])
+    found = [attempts.last(time_rounds, lambda _: None).host_slowdown for _ in range(3)]
+    assert found == [None, None, pytest.approx(1.25)]
 
 
 def test_nobody_looks_at_the_host_where_nothing_is_launched(host: Host) -> None:
     attempt = Attempts(None, None, None).last(rounds_of(host, [9]), lambda _: None)
-    assert (attempt.host_slowdown, attempt.disturbances, attempt.retries) == (None, (), 0)
-
-
-def test_what_the_gpu_disturbs_is_not_tried_as_often_as_what_the_host_does() -> None:
-    assert Attempt([1.0], unstable=("hot",), host_slowdown=2.0).retries == protocol.UNSTABLE_RETRIES
-    assert Attempt([1.0], host_slowdown=2.0).retries == protocol.HOST_RETRIES
+    assert (attempt.host_slowdown, attempt.disturbances) == (None, ())
 
 
 def test_a_probe_is_made_every_ten_milliseconds(host: Host) -> None:
