@@ -22,6 +22,7 @@ from fixtures.export.gate import Gate, GateError, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
 from fixtures.measure import protocol, timing
+from fixtures.measure.attempts import Watch
 from fixtures.measure.device_state import DeviceState
 from fixtures.measure.host_pace import HostPace
 from fixtures.measure.latency import ClockError
@@ -59,7 +60,7 @@ def entered(root: Path, variant: Variant, name: str, batch: int = 1, dtype: Dtyp
 def timed(runtime: Runtime[Any], batch: int = 1) -> timing.Timing:
     with precision_class(runtime.subject.dtype_used):
         plan = protocol_for("cuda", spec.Protocol())
-        return timing.time_runtime(runtime, batch, plan, None, HostPace(), lambda _: None)
+        return timing.time_runtime(runtime, batch, plan, Watch(pace=HostPace()), lambda _: None)
 
 
 @pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=["midas", "raft"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from fixtures.measure import host_pace, protocol
-from fixtures.measure.attempts import Attempts
+from fixtures.measure.attempts import Watch, undisturbed
 from fixtures.measure.host_pace import HostPace
 from fixtures.measure.latency import Between, timed_rounds
 from fixtures.measure.telemetry import Sample
@@ -86,7 +86,7 @@ def test_rounds_on_a_disturbed_gpu_are_timed_again_twice(
         return Sample(1980.0, 40.0, 300.0, frozenset(), int(0 < made <= disturbed_attempts))
 
     said: list[str] = []
-    attempt = Attempts(read, None, None).last(rounds, said.append)
+    attempt = undisturbed(rounds, Watch(read), None, said.append)
     assert (attempt.times_s, made, attempt.unstable == ()) == ([0.1], attempts, is_stable)
     assert len(said) == attempts - 1
 
@@ -100,9 +100,8 @@ def test_rounds_on_a_slowed_host_are_timed_again_twice(
 ) -> None:
     pace, said = HostPace(), list[str]()
     time_rounds = rounds_of(host, slowdowns)
-    attempts_of_a_case = Attempts(None, pace, device_s=0.005)
-    assert attempts_of_a_case.last(time_rounds, said.append).host_slowdown == pytest.approx(1)
-    attempt = attempts_of_a_case.last(time_rounds, said.append)
+    assert undisturbed(time_rounds, Watch(pace=pace), 0.005, said.append).host_slowdown == pytest.approx(1)
+    attempt = undisturbed(time_rounds, Watch(pace=pace), 0.005, said.append)
     assert len(said) == attempts - 1
     assert len(attempt.times_s) == 100
     assert attempt.host_slowdown == pytest.approx(slowdowns[attempts])
@@ -118,22 +117,22 @@ def test_the_host_counts_where_rounds_take_clearly_longer_than_their_kernels(
 ) -> None:
     pace, said = HostPace(), list[str]()
     time_rounds = rounds_of(host, [1, *[2] * 9])
-    Attempts(None, pace, 0.01).last(time_rounds, said.append)
+    undisturbed(time_rounds, Watch(pace=pace), 0.01, said.append)
     assert not said
-    attempt = Attempts(None, pace, device_s).last(time_rounds, said.append)
+    attempt = undisturbed(time_rounds, Watch(pace=pace), device_s, said.append)
     assert attempt.host_slowdown == (pytest.approx(2) if shows else None), "the pace was known from rounds before"
     assert (len(said), attempt.disturbances != ()) == ((2, True) if shows else (0, False))
 
 
 def test_without_a_clock_of_the_device_only_a_clearly_slowed_host_counts(host: Host) -> None:
     """ONNX Runtime's rows: nobody knows how far they wait for it."""
-    attempts, time_rounds = Attempts(None, HostPace(), None), rounds_of(host, [1, 1.15, 1.25, 1.25, 1.25])
-    found = [attempts.last(time_rounds, lambda _: None).host_slowdown for _ in range(3)]
+    watch, time_rounds = Watch(pace=HostPace()), rounds_of(host, [1, 1.15, 1.25, 1.25, 1.25])
+    found = [undisturbed(time_rounds, watch, None, lambda _: None).host_slowdown for _ in range(3)]
     assert found == [None, None, pytest.approx(1.25)]
 
 
 def test_nobody_looks_at_the_host_where_nothing_is_launched(host: Host) -> None:
-    attempt = Attempts(None, None, None).last(rounds_of(host, [9]), lambda _: None)
+    attempt = undisturbed(rounds_of(host, [9]), Watch(), None, lambda _: None)
     assert (attempt.host_slowdown, attempt.disturbances) == (None, ())
 
 

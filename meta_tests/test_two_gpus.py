@@ -15,6 +15,7 @@ import pytest
 
 from fixtures.comparison import compare, ratio
 from fixtures.comparison.ratio import ASSUMED_SPREAD, ProcessMedian
+from fixtures.measure.attempts import is_slowed
 from fixtures.records import Summary
 from fixtures.runs.files import read_run
 from meta_tests.conftest import ROOT, environment
@@ -71,7 +72,8 @@ def test_without_the_noise_of_their_rounds_most_would_be_called_different(monkey
 def same_table(one: Summary, two: Summary) -> int:
     """Hold two complete runs to the same cases, and what the GPU alone decides to 3%; returns how many cases it does.
 
-    A row that waits for the host, or whose rounds tell of a busy one, is as long as the host makes it.
+    A row that waits for the host is as long as the host makes it. So is one whose rounds spread, or that says itself
+    that the host was slowed.
     """
     assert one.complete
     assert two.complete
@@ -80,7 +82,8 @@ def same_table(one: Summary, two: Summary) -> int:
     for case in (*one.cases, *two.cases):
         assert case.latency_ms is not None, case.error
         median = ProcessMedian.of(case.latency_ms, case.rounds)
-        if not case.launch_bound and median.assumed_spread == ASSUMED_SPREAD:
+        is_disturbed = median.assumed_spread > ASSUMED_SPREAD or is_slowed(case.host_slowdown)
+        if not case.launch_bound and not is_disturbed:
             times.setdefault(case.id, []).append(median.p50_ms)
     steady = {case_id: pair for case_id, pair in times.items() if len(pair) == 2}
     apart = {case_id: second / first for case_id, (first, second) in steady.items()}
