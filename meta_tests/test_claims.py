@@ -116,6 +116,9 @@ def test_each_case_is_taken_once_and_workers_end_within_one_case_of_each_other(
     assert max(ended.values()) - min(ended.values()) <= max(seconds.values())
 
 
+# --- shares ---
+
+
 def _share(folder: Path, worker: str, cases: Sequence[Case]) -> Share:
     """Of a worker that has named its place in a run of two, and has no memory to read."""
     return Share(Claims(folder, worker), mock.Mock(shared_memory={}), [(LATENCY, case) for case in cases])
@@ -166,6 +169,9 @@ def test_nobody_waits_for_what_nobody_has_loaded(tmp_path: Path, monkeypatch: py
     assert second.left_to(LATENCY, cases[1]) is None, "has it loaded now"
     alone = _cases(tmp_path, [128], batches=1)
     assert _share(tmp_path / "alone", "gpu1", alone).left_to(LATENCY, alone[0]) is None, "a variant of one case"
+
+
+# --- what comes first, and what was selected ---
 
 
 def test_the_dearest_variant_comes_first(tmp_path: Path) -> None:
