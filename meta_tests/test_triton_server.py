@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from tritonclient import http
 
 from fixtures.errors import InputError
 from fixtures.export.parity import relative_error
-from fixtures.records import ServedProtocol
+from fixtures.records import ServedProtocol, ServerStep
 from fixtures.triton.access import ServerAccess
 from fixtures.triton.branches import Role, ServedBranch, ServedModel, served_branch
 from fixtures.triton.client import Array, RequestRefused, open_client
 from fixtures.triton.config import config_text, configs, read_config
 from fixtures.triton.installation import Installation, NoServerError
-from fixtures.triton.live import LiveServer, steps_between
+from fixtures.triton.live import Counters, LiveServer, steps_between
 from fixtures.triton.repository import VERSION, write_repository
 from fixtures.triton.server import Endpoint, LocalServer, RunningServer, ServerError
+from fixtures.triton.ways import Ways
 from meta_tests.conftest import ROOT
 from meta_tests.exports import MIDAS, RAFT, published
 
@@ -174,6 +176,56 @@ def test_steps_are_means_of_the_requests_between() -> None:
     assert (step.model, step.requests) == ("a", 4)
     measured = (step.total_ms, step.queue_ms, step.compute_input_ms, step.compute_infer_ms, step.compute_output_ms)
     assert measured == (2.0, 4.0, 6.0, 8.0, 10.0)
+
+
+def books_of(monkeypatch: pytest.MonkeyPatch, counts: Iterator[int]) -> LiveServer:
+    """Nobody's server, which counts requests of 2 ms: one number of them for each reading."""
+
+    def read(self: http.InferenceServerClient, model: str) -> dict[str, Any]:
+        names = ("success", "queue", "compute_input", "compute_infer", "compute_output")
+        number = next(counts)
+        phases = {name: {"count": number, "ns": number * 2_000_000} for name in names}
+        return {"model_stats": [{"inference_stats": phases}]}
+
+    monkeypatch.setattr(http.InferenceServerClient, "get_inference_statistics", read)
+    return LiveServer(Endpoint("localhost:1", "localhost:1"))
+
+
+def test_a_request_that_is_counted_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with books_of(monkeypatch, chain([7, 7], [7] * 20, repeat(8))) as late:
+        (step,) = late.steps_since(late.counters(["midas"]), 1)
+    assert (step.requests, step.total_ms) == (1, 2.0)
+
+
+def test_answers_that_are_never_counted_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fixtures.triton.live._COUNTED_S", 0.05)
+    with books_of(monkeypatch, chain([7, 7], repeat(8))) as forgetful:
+        before = forgetful.counters(["midas"])
+        with pytest.raises(ServerError, match=r"answered 2 requests and counted \{'midas': 1\}"):
+            forgetful.steps_since(before, 2)
+
+
+def test_a_server_that_others_ask_all_the_time_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fixtures.triton.live._SETTLED_S", 0.05)
+    with books_of(monkeypatch, count(7)) as busy:
+        assert busy.counters(["midas"])["midas"]["success"][0] > 7
+
+
+def test_no_time_at_the_server_is_longer_than_its_client_waited(
+    monkeypatch: pytest.MonkeyPatch, server: LocalServer, live: LiveServer, branches: dict[str, ServedBranch]
+) -> None:
+    """Its count of a request ends after the answer has left; here a second after."""
+
+    def done_late(self: LiveServer, before: Counters, requests: int) -> tuple[ServerStep, ...]:
+        return tuple(
+            step.model_copy(update={"total_ms": step.total_ms + 1e3}) for step in counted(self, before, requests)
+        )
+
+    counted = LiveServer.steps_since
+    monkeypatch.setattr(LiveServer, "steps_since", done_late)
+    paths = Ways(live, branches["midas"], [frames_of(branches["midas"])]).paths(3)
+    assert [path.role for path in paths] == ["ensemble", "ensemble", "ensemble", "model", "fused"]
+    assert all(path.server_ms == path.latency_ms.p50 for path in paths)
 
 
 Change = Callable[[Any], None]
