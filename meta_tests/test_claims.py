@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fixtures.cases import Case, cases_of
 from fixtures.session import share
-from fixtures.session.share import LATENCY, Share
+from fixtures.session.share import LATENCY, MEMORY, Share
 from fixtures.sharding.claims import Claims, Selection, begin_claims, read_selection
 from fixtures.sharding.schedule import dearest_first, turns
 from fixtures.spec import load_spec
@@ -101,7 +101,7 @@ def test_a_worker_begins_with_variants_of_its_own_and_helps_from_the_other_end(t
 def test_each_case_is_taken_once_and_workers_end_within_one_case_of_each_other(
     tmp_path: Path, sizes: list[int], batches: int, workers: int, data: st.DataObject
 ) -> None:
-    """Whatever cases really take: nobody waits while there is something that nobody has begun."""
+    """Whatever cases really take, where whoever is free takes the next one at once."""
     cases = _cases(tmp_path, sizes, batches)
     seconds = {case.id: data.draw(st.floats(0.5, 60)) for case in cases}
     names = [f"gpu{index}" for index in range(workers)]
@@ -167,8 +167,21 @@ def test_nobody_waits_for_what_nobody_has_loaded(tmp_path: Path, monkeypatch: py
     assert first.left_to(LATENCY, cases[0]) is None, "of three, two are free"
     assert second.left_to(LATENCY, cases[2]) is None
     assert second.left_to(LATENCY, cases[1]) is None, "has it loaded now"
+    assert first.left_to(LATENCY, cases[3]) is None
+    third = _share(tmp_path, "gpu2", cases)
+    assert third.left_to(LATENCY, cases[4]) is None, "another one is free"
     alone = _cases(tmp_path, [128], batches=1)
     assert _share(tmp_path / "alone", "gpu1", alone).left_to(LATENCY, alone[0]) is None, "a variant of one case"
+
+
+def test_nobody_waits_for_who_has_passed_by(
+    two_of_one_variant: tuple[list[Case], Share, Share], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner came to the case while the helper was reading its memory."""
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waits"))
+    cases, _, helper = two_of_one_variant
+    helper._claims.claim(MEMORY, cases[1].id)
+    assert helper.left_to(LATENCY, cases[1]) is None
 
 
 # --- what comes first, and what was selected ---

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fixtures.comparison import compare
-from fixtures.comparison.ratio import ASSUMED_SPREAD, MIN_DIFFERENCE, ProcessMedian, ratio_of
+from fixtures.comparison.ratio import ASSUMED_SPREAD, HOST_SPREAD, MIN_DIFFERENCE, ProcessMedian, ratio_of
 from fixtures.errors import InputError
 from fixtures.records import CaseSummary, ComparedCase, ComparedRuns, Memory, WeightsRecord
 from meta_tests.runs import MACHINE, latency, on_gpu, row, stored
@@ -267,32 +267,65 @@ def test_processes_with_noisy_rounds_are_assumed_to_differ_as_these_do(
 
 
 @pytest.mark.parametrize(
-    ("slowdowns", "assumed"),
+    ("slowdowns", "spreads", "factors"),
     [
-        ((None, None), (ASSUMED_SPREAD, ASSUMED_SPREAD)),
-        ((1.005, 1.0), (ASSUMED_SPREAD, ASSUMED_SPREAD)),
-        ((1.1, 1.2), (0.1, 0.2)),
-        ((None, 1.7), (ASSUMED_SPREAD, 0.7)),
-        ((0.0, -1e308), (ASSUMED_SPREAD, ASSUMED_SPREAD)),
-        ((1e308, 1e308), (ASSUMED_SPREAD, ASSUMED_SPREAD)),
+        ((None, None), (ASSUMED_SPREAD, ASSUMED_SPREAD), (1, 1)),
+        ((1.0, None), (HOST_SPREAD, ASSUMED_SPREAD), (1, 1)),
+        ((1.1, 1.2), (HOST_SPREAD, HOST_SPREAD), (1.21, 1.44)),
+        ((None, 1.7), (ASSUMED_SPREAD, HOST_SPREAD), (1, 2.89)),
+        ((0.0, -1e308), (ASSUMED_SPREAD, ASSUMED_SPREAD), (1, 1)),
+        ((1e308, math.nan), (ASSUMED_SPREAD, ASSUMED_SPREAD), (1, 1)),
     ],
+    ids=str,
 )
-def test_processes_on_a_slowed_host_are_assumed_to_differ_as_it_did(
-    tmp_path: Path, slowdowns: tuple[float | None, float | None], assumed: tuple[float, float]
+def test_the_interval_reaches_as_far_as_a_side_may_be_shorter_on_a_host_at_its_best(
+    tmp_path: Path, slowdowns: tuple[float | None, float | None], spreads: tuple[float, float], factors: tuple[int, int]
 ) -> None:
-    before, after = (row(host_slowdown=slowdown, p90=10, rounds=10**9) for slowdown in slowdowns)
+    before, after = (
+        row(p50=10).model_copy(update={"host_slowdown": slowdown, "latency_ms": latency(10, p90=10), "rounds": 10**9})
+        for slowdown in slowdowns
+    )
     case = judged(tmp_path, [before], [after])
-    assert case.interval is not None
-    assert math.log(case.interval[1]) == pytest.approx(1.959964 * math.hypot(*assumed), rel=1e-3)
-    assert ("moves with the host" in case.reason) is (max(assumed) > ASSUMED_SPREAD)
+    margin = math.exp(1.959964 * math.hypot(*spreads))
+    assert case.interval == pytest.approx((1 / margin / factors[1], margin * factors[0]), rel=1e-4)
+    assert ("moves with the host" in case.reason) is (max(spreads) > ASSUMED_SPREAD)
 
 
-def test_a_row_that_its_host_has_slowed_evenly_is_not_called_slower(tmp_path: Path) -> None:
-    quiet, slowed = row(p50=10, host_slowdown=1.1), row(p50=17, host_slowdown=1.8)
-    case = judged(tmp_path, [quiet], [slowed])
-    assert case.verdict == "tie"
-    assert case.reason == "+70.0%, and the interval includes 1; moves with the host, by 80% or so"
-    assert judged(tmp_path / "again", [quiet], [row(p50=14, host_slowdown=1.1)]).verdict == "slower"
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ((10, 1.1), (17, 1.8), "tie"),
+        ((10, 1.1), (14, 1.1), "slower"),
+        ((10, 1.0), (45, 1.8), "slower"),  # no host does that
+        ((10, 1.3), (13, 1.0), "slower"),  # and it would be more, had both been quiet
+        ((13, 1.0), (10, 1.3), "faster"),
+        ((17, 1.8), (10, 1.0), "tie"),
+        ((10, 1.0), (10.5, 1.0), "tie"),
+    ],
+    ids=str,
+)
+def test_a_host_makes_rows_longer_and_never_shorter(
+    tmp_path: Path, before: tuple[float, float], after: tuple[float, float], verdict: str
+) -> None:
+    case = judged(tmp_path, *([row(p50=p50, host_slowdown=slowdown)] for p50, slowdown in (before, after)))
+    assert (case.verdict, case.assumed) == (verdict, True)
+
+
+def test_a_row_that_its_host_may_explain_says_so(tmp_path: Path) -> None:
+    case = judged(tmp_path, [row(p50=10, host_slowdown=1.1)], [row(p50=17, host_slowdown=1.8)])
+    assert case.reason == (
+        "+70.0%, and the interval includes 1; moves with the host, which may have made it 3.2 times as long"
+    )
+
+
+def test_few_processes_that_show_a_spread_are_slowed_all_the_same(tmp_path: Path) -> None:
+    before = [row(p50=p50, host_slowdown=1.0) for p50 in (9.6, 10.4)]
+    quiet, slowed = (
+        judged(tmp_path / str(slowdown), before, [row(p50=10, host_slowdown=slowdown)] * 2) for slowdown in (1.0, 1.5)
+    )
+    assert quiet.interval is not None
+    assert slowed.interval == pytest.approx((quiet.interval[0] / 1.5**2, quiet.interval[1]))
+    assert not slowed.assumed
 
 
 def test_several_processes_show_how_far_they_are_apart_whatever_their_rounds_do(tmp_path: Path) -> None:

@@ -172,6 +172,14 @@ def test_budgets_that_are_none_are_refused(roles: object) -> None:
         budgets_of_run(run_of(row(), run={"roles": roles}))
 
 
+@pytest.mark.parametrize(("slowdowns", "said"), [((None, None), None), ((1.02, None), None), ((1.2, 1.84), "1.84")])
+def test_a_choice_says_what_its_host_may_have_cost(slowdowns: tuple[float | None, ...], said: str | None) -> None:
+    rows = (row(batch=batch, host_slowdown=slowdown) for batch, slowdown in enumerate(slowdowns, start=1))
+    notes = [note for note in choose(run_of(*rows), {}).notes if "the host was slowed" in note]
+    assert len(notes) == (said is not None)
+    assert all(f"up to {said} times as long" in note for note in notes)
+
+
 def test_on_a_cpu_memory_is_the_hosts_and_no_gpu_holds_instances() -> None:
     host = Memory(source="in_process", rss_mb={"before": 300, "steady": 750})
     environment = {**MACHINE, "device": "cpu", "gpu": None, "gpu_memory_mb": None}

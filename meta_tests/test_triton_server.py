@@ -161,8 +161,9 @@ def test_counters_tell_the_requests_between_two_readings(
     with open_client(server.endpoint, "http") as client:
         for _ in range(3):
             client.infer(branch.models["ensemble"], frames_of(branch))
-    steps = {step.model: step for step in steps_between(before, live.counters(models))}
+    steps = {step.model: step for step in live.steps_since({model: before[model] for model in models[:3]}, 3)}
     assert {model: step.requests for model, step in steps.items()} == dict.fromkeys(models[:3], 3)
+    assert steps_between(before, live.counters(models)) == tuple(steps.values())
     whole = steps[branch.name].total_ms
     assert whole > max(steps[model].total_ms for model in models[1:3]) > 0
 
@@ -215,8 +216,10 @@ def test_no_time_at_the_server_is_longer_than_its_client_waited(
     monkeypatch: pytest.MonkeyPatch, server: LocalServer, live: LiveServer, branches: dict[str, ServedBranch]
 ) -> None:
     """Its count of a request ends after the answer has left; here a second after."""
+    waited_for: list[int] = []
 
     def done_late(self: LiveServer, before: Counters, requests: int) -> tuple[ServerStep, ...]:
+        waited_for.append(requests)
         return tuple(
             step.model_copy(update={"total_ms": step.total_ms + 1e3}) for step in counted(self, before, requests)
         )
@@ -226,6 +229,7 @@ def test_no_time_at_the_server_is_longer_than_its_client_waited(
     paths = Ways(live, branches["midas"], [frames_of(branches["midas"])]).paths(3)
     assert [path.role for path in paths] == ["ensemble", "ensemble", "ensemble", "model", "fused"]
     assert all(path.server_ms == path.latency_ms.p50 for path in paths)
+    assert waited_for == [3] * 5 + [1] * 15, "the warm-up of each way, and each round of it"
 
 
 Change = Callable[[Any], None]
