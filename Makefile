@@ -53,7 +53,7 @@ $(OLDEST)/bin/python:
 # wait for each other, which took half as long again.
 test: $(READY)
 	-$(MAKE) --no-print-directory serve-env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest meta_tests -n 2 --dist loadfile --no-loadscope-reorder --timeout=600 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest meta_tests -n 2 --dist loadfile --no-loadscope-reorder --timeout=1800 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

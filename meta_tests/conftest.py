@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,11 @@ from fixtures.measure.fork_server import fork_server
 from tools.make_bundle import make_bundle
 
 ROOT = Path(__file__).parent.parent
+
+# A process that takes longer hangs. Far above what any takes, because a machine may be three times as slow as usual.
+HANGS_S = 1200.0
+# CPU seconds of a process that imports what the tools that only read import, where limits of seconds were set.
+_STARTS_S = 1.2
 
 # Two families at their smallest sizes; a case takes about a second.
 SMALL_SPEC = """\
@@ -77,8 +84,10 @@ class Suite:
         stdout, stderr = self.folder / "stdout", self.folder / "stderr"
         process = fork_server().Process(target=_main, args=(self.arguments(*arguments), stdout, stderr))
         process.start()
-        process.join(timeout=300)
-        assert process.exitcode is not None, stdout.read_text()
+        process.join(timeout=HANGS_S)
+        if process.exitcode is None:
+            process.kill()
+            pytest.fail(f"it hangs: {stdout.read_text()}")
         return Ended(process.exitcode, stdout.read_text(), stderr.read_text())
 
 
@@ -100,7 +109,7 @@ def suite(tmp_path: Path, bundle_root: Path) -> Suite:
     return Suite(tmp_path, bundle_root)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 600) -> None:
     """Wait for what another process is about to do."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -111,3 +120,17 @@ def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
 def environment() -> dict[str, str]:
     """The environment of a person who has set nothing."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("DP_", "PYTEST_"))}
+
+
+def cpu_seconds(command: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], float]:
+    """A process that has ended, and its seconds on a CPU: whoever else is busy on this machine is not in them."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def slowness() -> float:
+    """How much longer processes take here and now than where limits of seconds were set; at least 1."""
+    program = "import numpy, pydantic, scipy.special, fixtures.records"
+    return max(1.0, cpu_seconds([sys.executable, "-c", program])[1] / _STARTS_S)

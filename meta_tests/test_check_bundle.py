@@ -26,7 +26,7 @@ from fixtures.records import ArtifactCheck, BundleCheck, BundleLock
 from fixtures.spec import load_spec
 from fixtures.synthetic.files import save_checkpoint, save_tokenizer
 from fixtures.weights.bundle import SYNTHETIC_MARKER, Bundle, sha256_of
-from meta_tests.conftest import ROOT, environment
+from meta_tests.conftest import HANGS_S, ROOT, environment
 from meta_tests.test_catalog import INPROCESS
 from tools import check_bundle as tool
 from tools import command_line
@@ -511,7 +511,7 @@ def test_code_beside_a_tokenizer_never_runs(place: Place) -> None:
     command = [sys.executable, "-m", "tools.check_bundle", *place.arguments, "--json"]
     unset = environment() | {"HF_MODULES_CACHE": str(place.folder / "modules")}
     ended = subprocess.run(
-        command, cwd=ROOT, env=unset, input="y\n", capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=unset, input="y\n", capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     assert not ran.exists()
     assert BundleCheck.model_validate_json(ended.stdout).problems == (), "nor is anybody asked whether it may"
@@ -610,7 +610,7 @@ def test_json_is_one_document_and_nothing_else(place: Place) -> None:
     (place.root / RAFT).unlink()
     command = [sys.executable, "-m", "tools.check_bundle", *place.arguments, "--json"]
     ended = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     assert ended.returncode == 1, ended.stderr
     check = BundleCheck.model_validate_json(ended.stdout)

@@ -21,7 +21,7 @@ from fixtures.session.share import LATENCY, MEMORY, Share
 from fixtures.sharding.claims import Claims, Selection, begin_claims, read_selection
 from fixtures.sharding.schedule import dearest_first, turns
 from fixtures.spec import load_spec
-from meta_tests.conftest import SMALL_SPEC
+from meta_tests.conftest import HANGS_S, SMALL_SPEC
 
 # --- claims ---
 
@@ -41,7 +41,7 @@ def test_of_eight_processes_one_has_each_case_and_all_know_which(tmp_path: Path)
     ]
     for process in processes:
         process.start()
-    said = dict(answers.get(timeout=60) for _ in names)
+    said = dict(answers.get(timeout=HANGS_S) for _ in names)
     for process in processes:
         process.join()
     assert said.keys() == set(names)

@@ -98,7 +98,7 @@ def test_killed_while_it_exports_a_run_leaves_nothing_and_the_next_one_clears_up
 ) -> None:
     folder = exporting.onnx_dir
     process = exporting.start("--spec", str(spec), "-k", "midas")
-    wait_until(lambda: any(folder.glob(".staging-*/midas")))
+    wait_until(lambda: any(folder.glob(".staging-*/midas")) or not process.is_alive())
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL

@@ -29,7 +29,7 @@ from fixtures.triton.config import read_config
 from fixtures.triton.emulation.rules import load_problems
 from fixtures.triton.repository import write_repository
 from fixtures.weights.bundle import Bundle
-from meta_tests.conftest import ROOT, Ended, Suite, environment
+from meta_tests.conftest import HANGS_S, ROOT, Ended, Suite, environment
 from meta_tests.exports import Published, Tamper, reference_of
 from meta_tests.test_models_clap import wave
 from meta_tests.test_models_midas import REFERENCE, image
@@ -132,7 +132,7 @@ def sealed(folder: Path, arguments: list[str]) -> Ended:
         cwd=folder / "cwd",
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANGS_S,
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)

@@ -27,7 +27,7 @@ from fixtures.sharding.fleet_task import FleetTask, ShardFiles
 from fixtures.sharding.ray_cluster import Cluster, Lost
 from fixtures.sharding.run import ShardedRun
 from fixtures.spec import load_spec
-from meta_tests.conftest import SMALL_SPEC
+from meta_tests.conftest import HANGS_S, SMALL_SPEC
 
 SELECTED = ("-k", "test_latency and b1", "-p", "no:cacheprovider")
 
@@ -194,11 +194,14 @@ def test_a_shard_whose_worker_was_killed_is_measured_elsewhere_and_each_case_onc
 ) -> None:
     fleet = a_fleet(tmp_path, SMALL_SPEC, bundle_root)
     said: list[str] = []
-    killed = threading.Event()
-    killer = threading.Thread(target=_kill_the_worker_of, args=("midas_small_64", killed), daemon=True)
+    killed, ended = threading.Event(), threading.Event()
+    killer = threading.Thread(target=_kill_the_worker_of, args=("midas_small_64", killed, ended), daemon=True)
     killer.start()
-    with Cluster(None, cpus=1) as cluster:
-        assert run_fleet(fleet, cluster, said.append, 120) == 0, said
+    try:
+        with Cluster(None, cpus=1) as cluster:
+            assert run_fleet(fleet, cluster, said.append, 120) == 0, said
+    finally:
+        ended.set()
     assert killed.is_set()
     assert [line for line in said if line.startswith("midas_small_64: lost its worker")]
     summary = read_run(fleet.run.folder)
@@ -212,17 +215,16 @@ def test_a_shard_whose_worker_was_killed_is_measured_elsewhere_and_each_case_onc
     assert [entry["param"] for entry in document["benchmarks"]] == ids
 
 
-def _kill_the_worker_of(variant: str, killed: threading.Event) -> None:
+def _kill_the_worker_of(variant: str, killed: threading.Event, ended: threading.Event) -> None:
     """End the Ray process that measures a variant, once; its pytest has to end with it."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    while not ended.is_set():
         for child in psutil.Process().children(recursive=True):
             try:
                 if {"--variants", variant} <= set(child.cmdline()):
                     worker = child.parent()
                     assert worker is not None
                     worker.kill()
-                    child.wait(timeout=20)
+                    child.wait(timeout=HANGS_S)
                     killed.set()
                     return
             except (psutil.NoSuchProcess, psutil.ZombieProcess):

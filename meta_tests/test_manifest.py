@@ -13,6 +13,7 @@ from fixtures.errors import InputError
 from fixtures.manifest import MANIFEST, enter, published, read_manifest
 from fixtures.measure.fork_server import fork_server
 from fixtures.records import FileRecord, Manifest, ParityRecord, PlacementRecord, WeightsRecord
+from meta_tests.conftest import HANGS_S
 
 PROCESSES, ENTRIES = 6, 5
 NAME = "midas/model.onnx"
@@ -189,7 +190,7 @@ def test_processes_that_enter_at_the_same_time_keep_all_entries(tmp_path: Path) 
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=HANGS_S)
     assert [process.exitcode for process in processes] == [0] * PROCESSES
     expected = [f"{process}/{index}.onnx" for process in range(PROCESSES) for index in range(ENTRIES)]
     assert list(read_manifest(tmp_path).files) == expected

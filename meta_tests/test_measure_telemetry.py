@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 
 import pytest
 
+from fixtures.measure.protocol import TELEMETRY_HZ
 from fixtures.measure.telemetry import Sample, TelemetrySampler, unstable_reasons
 from fixtures.records import Summary, Telemetry
-from meta_tests.conftest import ROOT
+from meta_tests.conftest import ROOT, wait_until
 
 CALM = Sample(1980.0, 40.0, 300.0, frozenset(), 0)
 
@@ -45,12 +47,27 @@ def test_normal_operation_is_trusted(seen: dict[str, object]) -> None:
     assert unstable_reasons(telemetry(**seen)) == ()
 
 
+def sampled(samples: Iterable[Sample], readings: int = 4) -> tuple[TelemetrySampler, float]:
+    """A sampler that has read so many of them, and for how many seconds."""
+    given, asked = iter(samples), 0
+
+    def read() -> Sample:
+        nonlocal asked
+        asked += 1
+        return next(given)
+
+    began = time.monotonic()
+    with TelemetrySampler(read) as sampler:
+        wait_until(lambda: asked >= readings)
+    return sampler, time.monotonic() - began
+
+
 def test_the_sampler_reads_ten_times_a_second_and_keeps_the_range() -> None:
-    clocks = iter([1980.0, 1900.0, 1950.0])
-    with TelemetrySampler(lambda: CALM.__class__(next(clocks, 1950.0), None, 300.0, frozenset({"x"}), 1)) as sampler:
-        time.sleep(0.55)
+    clocks = chain([1980.0, 1900.0], repeat(1950.0))
+    sampler, took_s = sampled(CALM.__class__(clock, None, 300.0, frozenset({"x"}), 1) for clock in clocks)
     record = sampler.record()
-    assert 3 <= record.samples <= 6
+    assert TELEMETRY_HZ == 10
+    assert 4 <= record.samples <= TELEMETRY_HZ * took_s, "the first one comes after a period"
     assert record.sm_clock_mhz is not None
     assert (record.sm_clock_mhz[0], record.sm_clock_mhz[2]) == (1900.0, 1980.0)
     assert record.temperature_c is None
@@ -58,30 +75,24 @@ def test_the_sampler_reads_ten_times_a_second_and_keeps_the_range() -> None:
 
 
 def test_every_sample_is_kept_with_its_time() -> None:
-    clocks = iter([1980.0, None, 1950.0])
+    clocks: Iterator[float | None] = chain([1980.0, None], repeat(1950.0))
     before = time.time()
-    with TelemetrySampler(lambda: CALM.__class__(next(clocks, 1950.0), 40.0, None, frozenset(), 0)) as sampler:
-        time.sleep(0.55)
+    sampler, _ = sampled(CALM.__class__(clock, 40.0, None, frozenset(), 0) for clock in clocks)
     series, after = sampler.record().series, time.time()
     assert series is not None
-    assert 3 <= len(series.at_s) <= 6
+    assert len(series.at_s) >= 4
     assert list(series.at_s) == sorted(series.at_s)
-    assert before < series.at_s[0] <= series.at_s[-1] < after
+    rounded_s = 0.001
+    assert before < series.at_s[0] <= series.at_s[-1] < after + rounded_s
     assert series.sm_clock_mhz[:3] == (1980.0, None, 1950.0)
     assert series.temperature_c == (40.0,) * len(series.at_s)
     assert series.power_w == (None,) * len(series.at_s)
 
 
 def test_a_reading_that_fails_leaves_as_many_times_as_samples() -> None:
-    samples = iter([CALM])
-
-    def read() -> Sample:
-        return next(samples)  # from the second on, StopIteration
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("threading.excepthook", lambda _: None)
-        with TelemetrySampler(read) as sampler:
-            time.sleep(0.25)
+        sampler, _ = sampled([CALM], readings=2)  # the second one raises StopIteration
     series = sampler.record().series
     assert series is not None
     assert (len(series.at_s), series.power_w) == (1, (300.0,))
@@ -94,7 +105,8 @@ def test_a_summary_from_before_the_series_is_read() -> None:
     assert (telemetry.series, telemetry.samples > 0) == (None, True)
 
 
-def test_nothing_seen_is_nothing_claimed() -> None:
+def test_nothing_seen_is_nothing_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fixtures.measure.telemetry.TELEMETRY_HZ", 0.001)
     with TelemetrySampler(lambda: CALM) as sampler:
         pass
     assert sampler.record() == Telemetry(samples=0)

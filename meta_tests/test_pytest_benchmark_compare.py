@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_tests.conftest import SMALL_SPEC, Ended, Suite
+from meta_tests.conftest import HANGS_S, SMALL_SPEC, Ended, Suite
 
 CASE = "midas_small_32-b1-fp32-torch"
 SPEC = SMALL_SPEC.replace("midas_small_64", "midas_small_32").replace("height: 64, width: 96", "height: 32, width: 32")
@@ -63,7 +63,7 @@ def made_faster(path: Path, factor: float) -> None:
 
 def compared(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest_benchmark", "compare", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, check=False)
 
 
 def test_its_compare_command_shows_both_runs(measured: Measured, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from fixtures.comparison import compare
 from fixtures.measure.fork_server import fork_server
 from fixtures.runs.files import read_run
-from meta_tests.conftest import ROOT, SMALL_SPEC, Ended, Suite, _main, wait_until
+from meta_tests.conftest import HANGS_S, ROOT, SMALL_SPEC, Ended, Suite, _main, wait_until
 from meta_tests.runs import ended, is_one_message, row, run_of
 from tools.repeat_runs import Side, in_turn, main
 
@@ -131,7 +131,7 @@ def test_interrupted_it_says_how_to_go_on_and_takes_the_run_up_again(checkout: C
     begun = checkout.folder / "out" / "r" / "a" / "1" / "summary.json"
     wait_until(lambda: begun.exists() and begun.stat().st_size > 0)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = (text.decode() for text in process.communicate(timeout=60))
+    out, err = (text.decode() for text in process.communicate(timeout=HANGS_S))
     assert process.returncode == 130, err
     assert f"interrupted; the same command goes on with {begun.parent}\n" in out
     assert "Traceback" not in err

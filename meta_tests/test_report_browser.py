@@ -129,7 +129,7 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
-    def wait(self, script: str, seconds: float = 20) -> None:
+    def wait(self, script: str, seconds: float = 120) -> None:
         wait_until(lambda: bool(self.run(script)), seconds)
 
     def settle(self) -> None:

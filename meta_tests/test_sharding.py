@@ -33,7 +33,7 @@ from fixtures.sharding.run import ShardedRun
 from fixtures.sharding.run_lock import only_writer
 from fixtures.sharding.workers import Worker, gpu_workers
 from fixtures.spec import load_spec
-from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment, wait_until
+from meta_tests.conftest import HANGS_S, ROOT, SMALL_SPEC, Suite, environment, wait_until
 from tools import run_shards as tool
 
 ENVIRONMENT: dict[str, Plain] = {"device": "cuda", "gpu": "H100", "torch": "2.15.0", "torch_threads": 4, "pytest": "9"}
@@ -147,7 +147,7 @@ def test_a_gpu_may_be_made_visible_by_the_beginning_of_its_uuid(monkeypatch: pyt
 
 def test_without_nvml_the_tool_ends_with_one_message_and_in_a_second() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "tools.run_shards", "--gpus", "7"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False)
     messages = [line for line in ended.stderr.splitlines() if not line.startswith("import time:")]
     imported = {line.split("|")[-1].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
     assert ended.returncode == 2
@@ -269,9 +269,10 @@ def test_an_interrupt_is_passed_on_and_a_second_one_ends_it(script: str, interru
     def interrupt(line: str) -> None:
         said.append(line)
         if line.endswith("up") and sum(text.endswith("up") for text in said) == 2:
-            for _ in range(interrupts):
+            os.kill(os.getpid(), signal.SIGTERM)
+            if interrupts == 2:  # a second one that comes before the first was handled is none
+                wait_until(lambda: crew.interrupted_by is not None)
                 os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.2)
 
     crew = Crew(interrupt)
     started = time.monotonic()
@@ -292,11 +293,18 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
         assert parent.stdout is not None
         pids = [int(parent.stdout.readline().split()[1]) for _ in range(2)]
         parent.kill()
-    wait_until(lambda: not _running(pids), seconds=20)
+    wait_until(lambda: not _running(pids))
 
 
 def _running(pids: Sequence[int]) -> list[int]:
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    return [pid for pid in pids if _is_running(pid)]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # -- merge
@@ -523,7 +531,7 @@ def _kill_the_parent(parent: Parent) -> None:
     process.kill()
     process.communicate()
     assert len(pids) == 2
-    wait_until(lambda: not _running(pids), seconds=20)
+    wait_until(lambda: not _running(pids))
 
 
 def _kill_a_worker_and_interrupt_the_other(parent: Parent, ids: Sequence[str]) -> None:

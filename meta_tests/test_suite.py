@@ -18,7 +18,7 @@ from PIL import Image
 from fixtures.environment import environment as environment_of
 from fixtures.runs.files import summarize_file
 from fixtures.weights.checkpoint import read_state_dict
-from meta_tests.conftest import ROOT, SMALL_SPEC, Suite, environment, wait_until
+from meta_tests.conftest import HANGS_S, ROOT, SMALL_SPEC, Suite, environment, wait_until
 
 RAFT_FILE = "torch_cache/hub/checkpoints/raft_small_C_T_V2-01064c6d.pth"
 
@@ -41,7 +41,7 @@ def test_a_run_from_the_command_line_to_every_file(suite: Suite, small_spec: Pat
     json_path = suite.folder / "new" / "bench.json"
     command = suite.command("--spec", str(small_spec), "--run-id", "r", f"--benchmark-json={json_path}", "-k", "raft")
     ended = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for said in ("device:", "spec: small, 4 cases", "synthetic weights", "p95 ms", "raft_small_128", "summary.json"):
@@ -88,15 +88,19 @@ def test_a_run_from_the_command_line_to_every_file(suite: Suite, small_spec: Pat
         [sys.executable, "-m", "pytest_benchmark", "compare", str(json_path), str(later)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
         check=False,
     )
     assert compared.returncode == 0, compared.stderr
     assert "raft_small_128-b1-fp32-torch" in compared.stdout
 
 
-def _wait_for_cases(results: Path, count: int) -> None:
-    wait_until(lambda: results.exists() and results.read_text().count('"round":0,') >= count)
+def _wait_for_cases(process: subprocess.Popen[bytes], results: Path, count: int) -> None:
+    def are_there() -> bool:
+        assert process.poll() is None, "it has ended by itself"
+        return results.exists() and results.read_text().count('"round":0,') >= count
+
+    wait_until(are_there)
 
 
 def test_killed_at_any_case_a_run_keeps_what_it_has_and_goes_on(suite: Suite, small_spec: Path) -> None:
@@ -107,7 +111,7 @@ def test_killed_at_any_case_a_run_keeps_what_it_has_and_goes_on(suite: Suite, sm
         process = subprocess.Popen(
             suite.command(*arguments, *resume), cwd=ROOT, env=environment(), stdout=subprocess.PIPE
         )
-        _wait_for_cases(results, finished_before_kill)
+        _wait_for_cases(process, results, finished_before_kill)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         summary = summary_of(suite, "r")

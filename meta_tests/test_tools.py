@@ -20,7 +20,7 @@ from fixtures.runs.results import plain
 from fixtures.runs.summary import summarize_case
 from fixtures.weights.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
 from fixtures.weights.checkpoint import read_state_dict
-from meta_tests.conftest import ROOT
+from meta_tests.conftest import HANGS_S, ROOT
 from meta_tests.test_results import case, lines
 from meta_tests.test_spec import places, values
 from tools.make_bundle import make_bundle
@@ -28,7 +28,7 @@ from tools.make_bundle import make_bundle
 
 def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"tools.{name}", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False)
 
 
 # --- make_bundle ---
@@ -70,7 +70,7 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
 def test_a_full_disk_ends_with_one_message_and_leaves_nothing(tmp_path: Path) -> None:
     command = f"{sys.executable} -m tools.make_bundle --model raft_small --out {tmp_path / 'b'}"
     limited = ["bash", "-c", f"ulimit -f 100; exec {command}"]
-    ended = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert ended.returncode == 2, ended.stderr
     assert (
         "folder=raft_small_C_T_V2-01064c6d.pth could not be written whole, expected a writable folder" in ended.stderr
@@ -235,6 +235,6 @@ def test_summarize_imports_neither_torch_nor_pytest(rows: Path) -> None:
         f"print(len(summarize_file(Path({str(rows)!r})).cases))"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     assert ended.stdout.strip() == "2", ended.stderr

@@ -22,6 +22,7 @@ from fixtures.manifest import published as published_record
 from fixtures.spec import Variant
 from fixtures.target import OLDEST, target_of
 from fixtures.weights.bundle import sha256_of
+from meta_tests.conftest import HANGS_S
 from meta_tests.exports import MIDAS, RAFT, published
 from tools import export_onnx
 
@@ -128,7 +129,7 @@ def target_python() -> Path:
 
 def test_the_interpreter_holds_the_runtime_of_the_oldest_target(target_python: Path) -> None:
     command = [str(target_python), "-c", "import onnxruntime; print(onnxruntime.__version__)"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, check=True)
     assert ended.stdout.strip() == target_of(OLDEST).onnxruntime
 
 

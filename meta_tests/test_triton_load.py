@@ -158,16 +158,16 @@ def test_throughput_is_requests_over_seconds() -> None:
 
 
 def test_the_clock_runs_from_the_first_request_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run(monkeypatch, Fake(call_s=0.02), 4, 16)
-    assert 4 * 0.02 <= found.wall_s < 16 * 0.02  # four rounds of four at once, and not one after the other
+    found = run(monkeypatch, Fake(call_s=0.2), 4, 16)
+    assert 4 * 0.2 <= found.wall_s < 16 * 0.2  # four rounds of four at once, and not one after the other
     assert found.requests_per_s == 16 / found.wall_s
-    assert all(20.0 <= latency < 160.0 for latency in found.latencies_ms)
+    assert all(200.0 <= latency < 1600.0 for latency in found.latencies_ms)
 
 
 def test_disconnecting_is_not_in_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, Fake(call_s=0.01, close_s=0.5), 2, 4).wall_s < 0.3
+    assert run(monkeypatch, Fake(call_s=0.01, close_s=2.0), 2, 4).wall_s < 1.5
 
 
 def test_a_check_is_not_in_the_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run(monkeypatch, Fake(), 1, 2, lambda *_: time.sleep(0.2))
-    assert max(found.latencies_ms) < 150.0
+    found = run(monkeypatch, Fake(), 1, 2, lambda *_: time.sleep(1.0))
+    assert max(found.latencies_ms) < 800.0

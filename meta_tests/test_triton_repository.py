@@ -28,7 +28,7 @@ from fixtures.triton.guide import docker_line, pool_flag
 from fixtures.triton.repository import REPOSITORY, read_repository, write_repository
 from fixtures.weights.bundle import sha256_of
 from meta_tests.branches import publish_stand_in, recorded, with_frame
-from meta_tests.conftest import ROOT
+from meta_tests.conftest import HANGS_S, ROOT
 from meta_tests.exports import MIDAS, RAFT
 from tools import build_model_repository
 
@@ -249,7 +249,7 @@ def test_the_line_is_a_command(place: Place) -> None:
         cwd=place.out,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
         check=True,
     )
     words = ended.stdout.splitlines()
@@ -669,7 +669,7 @@ def test_a_folder_that_we_have_not_written_is_refused(tmp_path: Path, content: b
 
 def command(place: Place, *arguments: str, program: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     started = [sys.executable, *(program or ("-m", "tools.build_model_repository")), *place.arguments(*arguments)]
-    return subprocess.run(started, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(started, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False)
 
 
 def test_bad_input_is_one_message_and_exit_code_2(place: Place) -> None:

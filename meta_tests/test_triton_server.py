@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import signal
 import socket
@@ -297,7 +298,7 @@ def test_metadata_that_differ_are_named(
 
 
 def regions() -> set[str]:
-    return {path.name for path in SHARED_MEMORY.glob("pretriton_*")}
+    return {path.name for path in SHARED_MEMORY.glob(f"pretriton_{os.getpid()}_*")}
 
 
 def test_regions_of_shared_memory_are_gone_with_the_client(

@@ -15,7 +15,7 @@ from fixtures.export.parity import FLOORS, relative_error
 from fixtures.records import ServedProtocol
 from fixtures.session.serve_session import ServeSession
 from fixtures.triton.branches import ServedBranch, ServedModel
-from fixtures.triton.client import TRITON_DTYPES, Array, RequestRefused, open_client
+from fixtures.triton.client import REQUEST_TIMEOUT_S, TRITON_DTYPES, Array, RequestRefused, open_client
 from fixtures.triton.config import read_config
 from fixtures.triton.load import Question, closed_loop
 
@@ -181,7 +181,7 @@ def _http_request(model: ServedModel, frames: tuple[Array, ...]) -> tuple[bytes,
 
 def _post(serving: ServeSession, model: ServedModel, header: bytes, body: bytes) -> tuple[int, str]:
     """Status and beginning of the answer to a body that no client library would send."""
-    connection = HTTPConnection(serving.server.endpoint.http, timeout=60)
+    connection = HTTPConnection(serving.server.endpoint.http, timeout=REQUEST_TIMEOUT_S)
     try:
         lengths = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
         connection.request("POST", f"/v2/models/{model.name}/infer", body, lengths)
