@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 
 import pytest
 
@@ -68,6 +68,8 @@ def test_the_sampler_reads_ten_times_a_second_and_keeps_the_range() -> None:
     record = sampler.record()
     assert TELEMETRY_HZ == 10
     assert 4 <= record.samples <= TELEMETRY_HZ * took_s, "the first one comes after a period"
+    assert record.series is not None
+    assert min(later - earlier for earlier, later in pairwise(record.series.at_s)) < 0.18
     assert record.sm_clock_mhz is not None
     assert (record.sm_clock_mhz[0], record.sm_clock_mhz[2]) == (1900.0, 1980.0)
     assert record.temperature_c is None

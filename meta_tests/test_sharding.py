@@ -293,7 +293,7 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
         assert parent.stdout is not None
         pids = [int(parent.stdout.readline().split()[1]) for _ in range(2)]
         parent.kill()
-    wait_until(lambda: not _running(pids))
+    wait_until(lambda: not _running(pids), seconds=20)  # by themselves they would take longer
 
 
 def _running(pids: Sequence[int]) -> list[int]:
@@ -531,7 +531,7 @@ def _kill_the_parent(parent: Parent) -> None:
     process.kill()
     process.communicate()
     assert len(pids) == 2
-    wait_until(lambda: not _running(pids))
+    wait_until(lambda: not _running(pids), seconds=20)  # by themselves they would take longer
 
 
 def _kill_a_worker_and_interrupt_the_other(parent: Parent, ids: Sequence[str]) -> None:
