@@ -13,16 +13,16 @@ import pytest
 from fixtures.cases import Case, Export
 from fixtures.errors import InputError
 from fixtures.measure.fork_server import fork_server
-from fixtures.session import pytest_plugin
-from fixtures.session.options import Options
-from fixtures.session.pytest_plugin import BENCH_TESTS, EXPORT_TESTS, SERVE_TESTS
+from fixtures.sessions import pytest_plugin
+from fixtures.sessions.options import Options
+from fixtures.sessions.pytest_plugin import BENCH_TESTS, EXPORT_TESTS, SERVE_TESTS
 
 if TYPE_CHECKING:
     from fixtures.export.gate import Gate
-    from fixtures.session.bench import Bench
-    from fixtures.session.bench_session import BenchSession
-    from fixtures.session.export_session import ExportSession, ParityCase
-    from fixtures.session.serve_session import ServeSession
+    from fixtures.sessions.bench import Bench
+    from fixtures.sessions.bench_session import BenchSession
+    from fixtures.sessions.export_session import ExportSession, ParityCase
+    from fixtures.sessions.serve_session import ServeSession
     from fixtures.triton.branches import ServedBranch
 
 _SESSION: pytest.StashKey[BenchSession] = pytest.StashKey()
@@ -79,17 +79,17 @@ def pytest_configure(config: pytest.Config) -> None:
             pytest_plugin.refuse_xdist(config)
             if not config.option.collectonly:
                 fork_server()  # imports beside this process, which is about to import much the same
-            from fixtures.session.bench_session import BenchSession  # noqa: PLC0415
+            from fixtures.sessions.bench_session import BenchSession  # noqa: PLC0415
 
             config.stash[_SESSION] = BenchSession.prepare(config, _options(config))
         if pytest_plugin.wants(config, EXPORT_TESTS):
             pytest_plugin.refuse_xdist(config)
-            from fixtures.session.export_session import ExportSession  # noqa: PLC0415
+            from fixtures.sessions.export_session import ExportSession  # noqa: PLC0415
 
             config.stash[_EXPORTS] = ExportSession.prepare(_options(config))
         if pytest_plugin.wants(config, SERVE_TESTS):
             pytest_plugin.refuse_xdist(config)
-            from fixtures.session.serve_session import ServeSession  # noqa: PLC0415
+            from fixtures.sessions.serve_session import ServeSession  # noqa: PLC0415
 
             config.stash[_SERVING] = ServeSession.prepare(_options(config))
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from fixtures.cases import Case
-from fixtures.session.bench import Bench
-from fixtures.session.recorded_rounds import publish, recorded_rounds
+from fixtures.sessions.bench import Bench
+from fixtures.sessions.playback import playback_timer, publish
 
 # A library that deprecates something is no reason to lose a measurement, and a case without a result has no
 # rounds for pytest-benchmark to miss.
@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.benchmark(timer=recorded_rounds)
+@pytest.mark.benchmark(timer=playback_timer)
 def test_latency(case: Case, bench: Bench, benchmark: Any) -> None:
     """Measured by `fixtures/measure/timing.py`; fails when the model's output is no result."""
     result = bench.latency(case)

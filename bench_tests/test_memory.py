@@ -3,7 +3,7 @@
 import pytest
 
 from fixtures.cases import Case
-from fixtures.session.bench import Bench
+from fixtures.sessions.bench import Bench
 
 # A library that deprecates something is no reason to lose a measurement.
 pytestmark = pytest.mark.filterwarnings("default")

@@ -4,7 +4,7 @@ import pytest
 
 from fixtures.cases import Export
 from fixtures.export.gate import Gate, GateError
-from fixtures.session.export_session import ExportSession, ParityCase
+from fixtures.sessions.export_session import ExportSession, ParityCase
 
 # A library that deprecates something says nothing about a file.
 pytestmark = pytest.mark.filterwarnings("default")

@@ -11,12 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.cases import Export
 from fixtures.export.interface import interface_of
+from fixtures.files import sha256_of
 from fixtures.manifest import enter
 from fixtures.models import tower_of
 from fixtures.records import FileRecord
 from fixtures.spec import SIZE_KEYS, Dtype, Frame, Serving, Variant
 from fixtures.triton.branches import ServedBranch
-from fixtures.weights.bundle import sha256_of
 from meta_tests.exports import MIDAS, RAFT
 from meta_tests.test_manifest import record
 

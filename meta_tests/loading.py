@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from fixtures.cases import Case
-from fixtures.frames import frame_files
 from fixtures.modalities import Content
+from fixtures.modalities.frames import frame_files
 from fixtures.modalities.text import DEFAULT_PROMPTS
 from fixtures.spec import Dtype, Variant
 from fixtures.subject import Sources, TorchSubject, load_torch_subject

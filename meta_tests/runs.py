@@ -14,9 +14,9 @@ from unittest import mock
 
 from hypothesis import strategies as st
 
-from fixtures.budget import Budget
 from fixtures.decision import choose
 from fixtures.records import CaseSummary, Choice, Latency, Memory, RoleChoice, Summary, WeightsRecord
+from fixtures.spec.budget import Budget
 from meta_tests.conftest import Ended
 from tools import command_line
 

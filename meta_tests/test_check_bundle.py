@@ -21,11 +21,12 @@ from fixtures import offline
 from fixtures.bundle_check.catalog import load_catalog
 from fixtures.bundle_check.check import Request, check_bundle
 from fixtures.bundle_check.digests import LOCK, Lock
+from fixtures.files import sha256_of
 from fixtures.modalities.text import DEFAULT_PROMPTS, read_prompts
 from fixtures.records import ArtifactCheck, BundleCheck, BundleLock
 from fixtures.spec import load_spec
 from fixtures.synthetic.files import save_checkpoint, save_tokenizer
-from fixtures.weights.bundle import SYNTHETIC_MARKER, Bundle, sha256_of
+from fixtures.weights.bundle import SYNTHETIC_MARKER, Bundle
 from meta_tests.conftest import HANGS_S, ROOT, environment
 from meta_tests.test_catalog import INPROCESS
 from tools import check_bundle as tool

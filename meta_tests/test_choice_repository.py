@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fixtures.budget import Budget
 from fixtures.cases import exports_of
 from fixtures.decision import choose
 from fixtures.records import CaseSummary, Choice, Repository
 from fixtures.spec import load_spec
+from fixtures.spec.budget import Budget
 from fixtures.triton.repository import read_repository
 from meta_tests.branches import publish_stand_in
 from meta_tests.conftest import ROOT, Ended, environment

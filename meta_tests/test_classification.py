@@ -15,7 +15,7 @@ import torchvision.models as library
 from torch import Tensor, nn
 
 from fixtures.errors import InputError
-from fixtures.models import Problem, family
+from fixtures.models import Problem, family_named
 from fixtures.models.parts.classification import IMAGENET_MEAN, IMAGENET_STD, Classification
 from fixtures.models.timm import Timm
 from fixtures.models.torchvision import Torchvision
@@ -60,8 +60,8 @@ def unread() -> NoReturn:
 
 
 def test_the_families_are_found_by_their_names() -> None:
-    assert isinstance(family("torchvision"), Torchvision)
-    assert isinstance(family("timm"), Timm)
+    assert isinstance(family_named("torchvision"), Torchvision)
+    assert isinstance(family_named("timm"), Timm)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from fixtures.comparison import compare
 from fixtures.records import CaseSummary, Comparison
-from fixtures.runs.percentiles import latency_of
+from fixtures.results.percentiles import latency_of
 from meta_tests.runs import row, stored
 
 PAIRS = 1000

@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fixtures.budget import Budget
 from fixtures.decision.bounds import breaches, nearest_miss
 from fixtures.decision.candidates import TIE, pareto_front, screened
 from fixtures.decision.choose import least_cost
 from fixtures.records import Candidate, CaseSummary
+from fixtures.spec.budget import Budget
 from meta_tests.runs import MACHINE, choice_of, chosen, row
 
 # Few values, so that many are equal; and any.

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fixtures.budget import Budget
 from fixtures.decision import budgets_of_run, choose
 from fixtures.errors import InputError
 from fixtures.records import Memory
+from fixtures.spec.budget import Budget
 from meta_tests.runs import MACHINE, choice_of, chosen, ladder, row, run_of
 
 # --- what is said beside it ---

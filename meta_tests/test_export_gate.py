@@ -20,10 +20,11 @@ from fixtures.cases import Export
 from fixtures.errors import InputError
 from fixtures.export import gate as gate_module
 from fixtures.export.gate import GateError, Make
+from fixtures.files import sha256_of
 from fixtures.manifest import MANIFEST, read_manifest
 from fixtures.manifest import published as published_record
 from fixtures.onnx_session import open_session, run
-from fixtures.weights.bundle import Weights, sha256_of
+from fixtures.weights.bundle import Weights
 from meta_tests.exports import MIDAS, RAFT, Published, Tamper, published
 
 Array = NDArray[Any]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fixtures.files import sha256_of
 from fixtures.manifest import MANIFEST, read_manifest
-from fixtures.weights.bundle import sha256_of
 from fixtures.weights.checkpoint import read_state_dict
 from meta_tests.conftest import Ended, Suite, wait_until
 from meta_tests.exports import EXPORT_SPEC, MIDAS, MIDAS_FILE, RAFT, RAFT_FILE, ExportSuite, published

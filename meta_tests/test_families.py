@@ -21,7 +21,7 @@ from fixtures.errors import InputError
 from fixtures.export.gate import GateError
 from fixtures.export.parity import relative_error
 from fixtures.manifest import read_manifest
-from fixtures.runs.results import RunFolder
+from fixtures.results.run_folder import RunFolder
 from fixtures.spec import Variant, load_spec
 from fixtures.subject import load_model, locate_checkpoint, resolved
 from fixtures.triton.branches import served_branch

@@ -17,15 +17,15 @@ import psutil
 import pytest
 
 from fixtures.errors import InputError
+from fixtures.parallel.fleet import FleetRun, run_fleet
+from fixtures.parallel.fleet_task import FleetTask, ShardFiles
+from fixtures.parallel.ray_cluster import Cluster, Lost
+from fixtures.parallel.run import ShardedRun
 from fixtures.records import CaseFacts
-from fixtures.runs.files import read_run
-from fixtures.runs.results import RunFolder
-from fixtures.runs.rows import CaseResult, Provenance
-from fixtures.runs.summary import summarize
-from fixtures.sharding.fleet import FleetRun, run_fleet
-from fixtures.sharding.fleet_task import FleetTask, ShardFiles
-from fixtures.sharding.ray_cluster import Cluster, Lost
-from fixtures.sharding.run import ShardedRun
+from fixtures.results.reading import read_run
+from fixtures.results.rows import CaseResult, Provenance
+from fixtures.results.run_folder import RunFolder
+from fixtures.results.summary import summarize
 from fixtures.spec import load_spec
 from meta_tests.conftest import SMALL_SPEC
 

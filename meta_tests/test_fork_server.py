@@ -98,7 +98,7 @@ def test_a_long_folder_of_temporary_files_is_no_obstacle(suite: Suite, small_spe
         # It starts the server, which is to import beside all that the session imports.
         ("conftest", {"torch", "onnxruntime"}),
         # The main module of a worker, which every process of the memory pass imports anew.
-        ("fixtures.session.worker", {"torch", "pytest"}),
+        ("fixtures.sessions.worker", {"torch", "pytest"}),
     ],
 )
 def test_what_comes_first_imports_little(module: str, late: set[str]) -> None:

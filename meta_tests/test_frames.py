@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fixtures.errors import InputError
-from fixtures.frames import frame_files, read_frame
+from fixtures.modalities.frames import frame_files, read_frame
 
 
 def test_default_photographs_are_there_and_differ() -> None:

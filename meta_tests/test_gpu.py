@@ -22,11 +22,11 @@ from fixtures.export.gate import Gate, GateError, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
 from fixtures.measure import protocol, timing
-from fixtures.measure.attempts import Watch
 from fixtures.measure.device_state import DeviceState
-from fixtures.measure.host_pace import HostPace
-from fixtures.measure.latency import ClockError
-from fixtures.measure.protocol import protocol_for
+from fixtures.measure.host_speed import HostSpeed
+from fixtures.measure.protocol import measuring_plan
+from fixtures.measure.retries import Watch
+from fixtures.measure.rounds import ClockError
 from fixtures.nvml import Gpu
 from fixtures.precision import precision_class
 from fixtures.runtimes import Runtime, runtime_class
@@ -59,8 +59,8 @@ def entered(root: Path, variant: Variant, name: str, batch: int = 1, dtype: Dtyp
 
 def timed(runtime: Runtime[Any], batch: int = 1) -> timing.Timing:
     with precision_class(runtime.subject.dtype_used):
-        plan = protocol_for("cuda", spec.Protocol())
-        return timing.time_runtime(runtime, batch, plan, Watch(pace=HostPace()), lambda _: None)
+        plan = measuring_plan("cuda", spec.CpuLimits())
+        return timing.time_runtime(runtime, batch, plan, Watch(host_speed=HostSpeed()), lambda _: None)
 
 
 @pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=["midas", "raft"])

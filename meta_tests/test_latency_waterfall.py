@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pytest
 
 from fixtures.records import CaseSummary, Latency, LoadLevel, Served, ServedPath, ServedProtocol, ServerStep
-from fixtures.runs.latency_waterfall import sentence, waterfalls
-from fixtures.runs.percentiles import MIN_ROUNDS_FOR_P99, latency_of
-from fixtures.runs.perf_csv import COLUMNS, perf_csv
+from fixtures.results.latency_waterfall import sentence, waterfalls
+from fixtures.results.percentiles import MIN_ROUNDS_FOR_P99, latency_of
+from fixtures.results.perf_csv import COLUMNS, perf_csv
 
 # The example of perf_analyzer's documentation on its option -f.
 PERF_ANALYZER = (

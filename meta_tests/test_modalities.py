@@ -17,13 +17,13 @@ from scipy import signal
 from scipy.io import wavfile
 
 from fixtures.errors import InputError
-from fixtures.frames import frame_files
 from fixtures.modalities import Array, Content, Item, Modality, batches
 from fixtures.modalities.audio import Audio, audio_files, music, read_wav
+from fixtures.modalities.frames import frame_files
 from fixtures.modalities.image import Image
 from fixtures.modalities.text import DEFAULT_PROMPTS, Text, read_prompts
 from fixtures.modalities.tokenizers import ClipTokenizer, HubTokenizer, hub_snapshot
-from fixtures.models import family
+from fixtures.models import family_named
 from fixtures.records import Normalization
 from fixtures.spec import Frame, Variant
 from fixtures.synthetic.files import save_tokenizer
@@ -107,13 +107,15 @@ def test_every_item_is_what_the_wire_takes(modality: Modality, variant: Variant)
     wire = modality.on_wire(variant)
     dtype = {"UINT8": np.uint8, "FLOAT": np.float32, "INT64": np.int64}[wire.dtype]
     items = modality.items(content(), variant)
-    arrays = [items[index] for index in range(len(items))] + [made.item for made in modality.made(content(), variant)]
+    arrays = [items[index] for index in range(len(items))] + [
+        made.item for made in modality.synthetic(content(), variant)
+    ]
     assert {(array.shape, array.dtype.type) for array in arrays} == {(wire.shape, dtype)}
 
 
 @EACH
 def test_made_items_are_always_the_same_and_each_is_another(modality: Modality, variant: Variant) -> None:
-    made, again = modality.made(content(), variant), modality.made(content(), variant)
+    made, again = modality.synthetic(content(), variant), modality.synthetic(content(), variant)
     assert [one.name for one in made] == [one.name for one in again]
     assert same([one.item for one in made], [one.item for one in again])
     assert len({one.name for one in made}) == len({one.item.tobytes() for one in made}) == len(made)
@@ -134,15 +136,15 @@ def test_real_items_differ_and_are_always_the_same(modality: Modality, variant: 
 @pytest.mark.parametrize("by", [1, 3])
 def test_a_moved_item_is_another_of_the_same_kind(modality: Modality, variant: Variant, by: int) -> None:
     items = modality.items(content(), variant)
-    with_content = [made.item for made in modality.made(content(), variant) if made.has_content]
+    with_content = [made.item for made in modality.synthetic(content(), variant) if made.has_content]
     for item in [items[0], items[1], *with_content]:
         before = item.copy()
-        moved = modality.moved(item, by)
+        moved = modality.shifted(item, by)
         assert (moved.shape, moved.dtype) == (item.shape, item.dtype)
         assert not np.array_equal(moved, item)
         assert np.array_equal(np.sort(moved, axis=None), np.sort(item, axis=None))
         assert np.array_equal(item, before)
-        assert np.array_equal(modality.moved(item, 0), item)
+        assert np.array_equal(modality.shifted(item, 0), item)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -158,7 +160,7 @@ def test_what_a_model_takes_in_each_dtype(dtype: torch.dtype) -> None:
 @EACH
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_from_the_wire_to_the_model(modality: Modality, variant: Variant, dtype: torch.dtype) -> None:
-    wire = torch.from_numpy(modality.made(content(), variant)[0].item[None].copy())
+    wire = torch.from_numpy(modality.synthetic(content(), variant)[0].item[None].copy())
     entered = modality.preprocess(variant, dtype)(wire)
     assert tuple(entered.shape[1:]) == modality.at_model(variant).shape
     assert entered.dtype == (dtype if variant.kind == "image" else wire.dtype)
@@ -168,7 +170,7 @@ def test_from_the_wire_to_the_model(modality: Modality, variant: Variant, dtype:
 
 
 def test_made_frames_reach_both_ends_of_8_bits() -> None:
-    made = {one.name: one.item for one in CASES[0][0].made(content(), PICTURE)}
+    made = {one.name: one.item for one in CASES[0][0].synthetic(content(), PICTURE)}
     assert (made["black"] == 0).all()
     assert (made["white"] == 255).all()
     for name in ("waves", "noise", "checkerboard"):
@@ -362,13 +364,13 @@ MADE_SOUNDS = ["sweep", "noise", "silence", "quiet", "clipped", "clicks"]
 
 @pytest.mark.parametrize("name", MADE_SOUNDS)
 def test_made_sounds_are_waveforms(name: str) -> None:
-    made = {one.name: one.item for one in Audio(RATE).made(content(), SOUND)}
+    made = {one.name: one.item for one in Audio(RATE).synthetic(content(), SOUND)}
     assert list(made) == MADE_SOUNDS
     assert np.abs(made[name]).max() <= 1
 
 
 def test_made_sounds_reach_the_edges() -> None:
-    made = {one.name: one.item for one in Audio(RATE).made(content(), SOUND)}
+    made = {one.name: one.item for one in Audio(RATE).synthetic(content(), SOUND)}
     assert not made["silence"].any()
     assert 0 < np.abs(made["quiet"]).max() < 2.0**-15
     assert (made["clipped"].min(), made["clipped"].max()) == (-1, 1)
@@ -432,7 +434,7 @@ def test_the_prompts_of_a_person_are_the_items(tmp_path: Path) -> None:
 
 
 def test_made_texts_go_from_nothing_to_all_the_room() -> None:
-    made = {one.name: one.item for one in Text(ClipTokenizer()).made(content(), WORDS)}
+    made = {one.name: one.item for one in Text(ClipTokenizer()).synthetic(content(), WORDS)}
     assert made["nothing"].tolist() == [49406, 49407, *[0] * 75]
     for name in ("full length", "one word again"):
         assert made[name][-1] == 49407, name
@@ -441,14 +443,14 @@ def test_made_texts_go_from_nothing_to_all_the_room() -> None:
 
 def test_every_prompt_can_be_moved() -> None:
     text = Text(ClipTokenizer())
-    assert all(not np.array_equal(text.moved(row, 3), row) for row in text.items(content(), WORDS))
+    assert all(not np.array_equal(text.shifted(row, 3), row) for row in text.items(content(), WORDS))
 
 
 @pytest.mark.parametrize("by", [1, 2, 3])
 def test_moved_words_leave_begin_end_and_padding_in_their_places(by: int) -> None:
     text = Text(ClipTokenizer())
     for row in text.items(content(), WORDS)[:10]:
-        moved = text.moved(row, by)
+        moved = text.shifted(row, by)
         specials = np.isin(row, text.tokenizer.special_tokens)
         assert np.array_equal(np.isin(moved, text.tokenizer.special_tokens), specials)
         assert np.array_equal(moved[specials], row[specials])
@@ -510,13 +512,13 @@ def test_robertas_rows_begin_end_and_are_padded(hub_root: Path) -> None:
 
 def test_a_modality_with_a_tokenizer_of_the_hub(hub_root: Path) -> None:
     variant = Variant(name="t", family="clap", model="HTSAT-tiny", tower="text", tokens=12)
-    text = family("clap").tower(variant).modality
+    text = family_named("clap").tower(variant).modality
     assert isinstance(text, Text)
     assert text.on_wire(variant) == Item("INT64", (12,))
     rows = text.items(content(hub_root), variant)
-    made = text.made(content(hub_root), variant)
+    made = text.synthetic(content(hub_root), variant)
     assert {row.shape for row in [*rows, *(one.item for one in made)]} == {(12,)}
-    moved = text.moved(rows[0], 1)
+    moved = text.shifted(rows[0], 1)
     assert not np.array_equal(moved, rows[0])
     assert np.array_equal(moved[rows[0] < 3], rows[0][rows[0] < 3])
 

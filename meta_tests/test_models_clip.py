@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from fixtures.models import Problem, family
+from fixtures.models import Problem, family_named
 from fixtures.models.parts.clip import ClipModel, ClipTextTower
 from fixtures.spec import Variant
 from meta_tests.test_models_midas import REFERENCE, image, state_dict_of
 
-CLIP = family("clip")
+CLIP = family_named("clip")
 IMAGE = Variant(name="i", family="clip", model="ViT-B-32", tower="image", height=224, width=224)
 TEXT = Variant(name="t", family="clip", model="ViT-B-32", tower="text", tokens=77)
 OUTPUTS = {"image_embedding": IMAGE, "text_embedding": TEXT}

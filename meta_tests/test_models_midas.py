@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fixtures.models import family
+from fixtures.models import family_named
 from fixtures.models.parts.positions import resized_position_embedding
 from fixtures.spec import Variant
 from fixtures.synthetic.weights import generator, synthetic_tensor
 
 REFERENCE = Path(__file__).parent / "reference"
-MIDAS = family("midas")
+MIDAS = family_named("midas")
 
 RECORDED = [
     ("MiDaS_small", "midas_small_256", "midas_v21_small_256"),

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import optical_flow
 
-from fixtures.models import family
+from fixtures.models import family_named
 from fixtures.spec import Variant
 from fixtures.synthetic.weights import synthetic_tensor
 
-RAFT = family("raft")
+RAFT = family_named("raft")
 
 
 def pair(height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms._presets import OpticalFlow
 
-from fixtures.frames import frame_files, read_frame
+from fixtures.modalities.frames import frame_files, read_frame
+from fixtures.modalities.preprocess import Preprocess
 from fixtures.models import tower_of
-from fixtures.preprocess import Preprocess
 from fixtures.records import Normalization
 from fixtures.spec import Variant
 

@@ -16,9 +16,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from fixtures.budget import PLACES
 from fixtures.decision import choose
-from fixtures.runs.files import read_run
+from fixtures.results.reading import read_run
+from fixtures.spec.budget import PLACES
 from meta_tests.conftest import HANGS_S, ROOT, cpu_seconds, slowness
 from meta_tests.runs import chosen
 from meta_tests.test_schemas import schema

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import skimage
 
-from fixtures.budget import Budget
-from fixtures.models import family
+from fixtures.models import family_named
 from fixtures.registry import names
-from fixtures.spec import Frame, Protocol, Serving, Spec, Target, Variant
+from fixtures.spec import CpuLimits, Frame, Serving, Spec, Target, Variant
+from fixtures.spec.budget import Budget
 from meta_tests.conftest import ROOT, Suite
 
 # With the pages that it leads to: what it says, it may say there.
@@ -120,12 +120,12 @@ def test_every_key_of_a_spec_is_explained() -> None:
     for model in (Spec, Variant, Frame, Serving, Budget):
         for key in model.model_fields:
             assert f"{key}" in reference
-    dotted = [*(f"protocol.{key}" for key in Protocol.model_fields), *(f"target.{key}" for key in Target.model_fields)]
+    dotted = [*(f"protocol.{key}" for key in CpuLimits.model_fields), *(f"target.{key}" for key in Target.model_fields)]
     assert all(f"`{key}`" in reference for key in dotted)
     for name in (*names("runtimes"), *names("models")):
         assert f"`{name}`" in reference
     for name in names("models"):
-        assert all(f"`{model}`" in reference for model in family(name).models)
+        assert all(f"`{model}`" in reference for model in family_named(name).models)
 
 
 def test_the_table_is_the_stored_run() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from fixtures.comparison import compare
 from fixtures.measure.fork_server import fork_server
-from fixtures.runs.files import read_run
+from fixtures.results.reading import read_run
 from meta_tests.conftest import HANGS_S, ROOT, SMALL_SPEC, Ended, Suite, _main, wait_until
 from meta_tests.runs import ended, is_one_message, row, run_of
 from tools.repeat_runs import Side, in_turn, main

@@ -18,7 +18,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fixtures.budget import Budget
 from fixtures.decision import choose
 from fixtures.errors import InputError
 from fixtures.records import CaseSummary, ColdStart, Memory, Served, Summary, Telemetry, TelemetrySeries
@@ -27,8 +26,9 @@ from fixtures.report.cold_start import cold_parts
 from fixtures.report.memory import split_of
 from fixtures.report.number_format import duration, figure
 from fixtures.report.series import Series, Style
-from fixtures.runs.rows import read_results
-from fixtures.runs.summary import summarize, summarize_case
+from fixtures.results.rows import read_results
+from fixtures.results.summary import summarize, summarize_case
+from fixtures.spec.budget import Budget
 from meta_tests.conftest import HANGS_S, ROOT, cpu_seconds, slowness
 from meta_tests.test_results import case, lines
 from meta_tests.test_spec import places, values

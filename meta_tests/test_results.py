@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from fixtures.errors import InputError
+from fixtures.files import write_atomically
 from fixtures.records import CaseFacts, Memory, MemoryCase, ResultRow, WeightsRecord
-from fixtures.runs.percentiles import MIN_ROUNDS_FOR_P99, latency_of
-from fixtures.runs.results import RunFolder, write_atomically
-from fixtures.runs.rows import CaseResult, Provenance, read_results, rows_of
-from fixtures.runs.summary import summarize
+from fixtures.results.percentiles import MIN_ROUNDS_FOR_P99, latency_of
+from fixtures.results.rows import CaseResult, Provenance, read_results, rows_of
+from fixtures.results.run_folder import RunFolder
+from fixtures.results.summary import summarize
 
 PROVENANCE = Provenance("run", "vision", "pretriton", {"device": "cuda", "gpu": "X"}, "0.1.0", "abc", False)
 

@@ -13,11 +13,11 @@ import torch
 from fixtures import registry
 from fixtures.cases import Case
 from fixtures.errors import OutputError
-from fixtures.models import family
+from fixtures.models import family_named
 from fixtures.precision import dtype_used, precision_class
 from fixtures.runtimes import Runtime, TorchRuntime, runtime_class
 from fixtures.spec import Dtype, Frame, Variant
-from fixtures.subject import Branch, TorchSubject, device_inputs
+from fixtures.subject import PreprocessAndModel, TorchSubject, device_inputs
 from fixtures.weights.bundle import Bundle
 from meta_tests.loading import CONTENT, torch_subject
 
@@ -52,7 +52,7 @@ def test_a_new_family_is_one_new_file(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(fixtures.models, "__path__", [*fixtures.models.__path__, str(tmp_path / "models")])
     assert registry.names("models") == ("edges",)
     assert Variant(name="e", family="edges", model="raft_small", height=128, width=128)
-    assert family("edges").models
+    assert family_named("edges").models
 
 
 def test_eager_is_the_module(subject: TorchSubject) -> None:
@@ -93,7 +93,7 @@ def test_every_compilation_starts_with_an_empty_cache_and_leaves_none(
     subject: TorchSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    small = replace(subject, module=cast(Branch, torch.nn.Hardtanh()))
+    small = replace(subject, module=cast(PreprocessAndModel, torch.nn.Hardtanh()))
     folders = []
     for _ in range(2):
         torch._dynamo.utils.counters.clear()
@@ -154,7 +154,7 @@ def test_an_output_that_is_no_result_is_refused(subject: TorchSubject, output: t
     ],
 )
 def test_the_precision_that_is_used(requested: Dtype, family_name: str, device: str, used: str) -> None:
-    assert dtype_used(requested, family(family_name).compute_dtypes, device) == used
+    assert dtype_used(requested, family_named(family_name).compute_dtypes, device) == used
 
 
 @pytest.mark.parametrize(("dtype", "matmul", "convolutions"), [("fp32", "highest", False), ("tf32", "high", True)])

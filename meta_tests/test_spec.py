@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fixtures.errors import InputError
-from fixtures.located_yaml import MAX_BYTES
 from fixtures.spec import Spec, load_spec
+from fixtures.spec.located_yaml import MAX_BYTES
 from fixtures.subject import require_known
 from meta_tests.conftest import ROOT, SMALL_SPEC
 

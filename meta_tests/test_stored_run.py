@@ -11,8 +11,8 @@ import pytest
 from fixtures.cases import exports_of
 from fixtures.manifest import read_manifest
 from fixtures.records import Summary
-from fixtures.runs.files import summarize_file
-from fixtures.runs.latency_waterfall import waterfalls
+from fixtures.results.latency_waterfall import waterfalls
+from fixtures.results.reading import summarize_file
 from fixtures.spec import load_spec
 from meta_tests.conftest import ROOT
 

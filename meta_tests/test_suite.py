@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fixtures.environment import environment as environment_of
-from fixtures.runs.files import summarize_file
+from fixtures.results.reading import summarize_file
 from fixtures.weights.checkpoint import read_state_dict
 from meta_tests.conftest import HANGS_S, ROOT, SMALL_SPEC, Suite, environment, wait_until
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from fixtures.errors import InputError
 from fixtures.records import MemoryCase, Summary
-from fixtures.runs.files import summarize_file
-from fixtures.runs.results import plain
-from fixtures.runs.summary import summarize_case
+from fixtures.results.reading import summarize_file
+from fixtures.results.run_folder import plain
+from fixtures.results.summary import summarize_case
 from fixtures.weights.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
 from fixtures.weights.checkpoint import read_state_dict
 from meta_tests.conftest import HANGS_S, ROOT
@@ -231,7 +231,7 @@ def test_any_value_in_any_place_of_a_row_is_summarized_or_refused(
 def test_summarize_imports_neither_torch_nor_pytest(rows: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = sys.modules['pytest'] = None\n"
-        "from fixtures.runs.files import summarize_file; from pathlib import Path\n"
+        "from fixtures.results.reading import summarize_file; from pathlib import Path\n"
         f"print(len(summarize_file(Path({str(rows)!r})).cases))"
     )
     ended = subprocess.run(

@@ -17,11 +17,11 @@ from fixtures import offline
 from fixtures.cases import FilePrecision
 from fixtures.errors import InputError
 from fixtures.export.gate import Gate
+from fixtures.files import sha256_of
 from fixtures.manifest import MANIFEST
 from fixtures.manifest import published as published_record
 from fixtures.spec import Variant
 from fixtures.target import OLDEST, target_of
-from fixtures.weights.bundle import sha256_of
 from meta_tests.conftest import HANGS_S
 from meta_tests.exports import MIDAS, RAFT, published
 from tools import export_onnx

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fixtures.errors import InputError
-from fixtures.models import family
+from fixtures.models import family_named
 from fixtures.subject import _own_entries
 from fixtures.synthetic.files import save_checkpoint
 from fixtures.weights.checkpoint import read_state_dict, require_exact_keys
@@ -330,19 +330,19 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_openais_archives_hold_beyond_the_model_is_left_out(tmp_path: Path) -> None:
-    clip = family("clip")
+    clip = family_named("clip")
     numbers = {key: torch.tensor(77) for key in ("input_resolution", "context_length", "vocab_size")}
     save_checkpoint({**STORED, **numbers}, tmp_path / "a.pt", "torchscript")
     for lazily in (False, True):
         state_dict = read_state_dict(tmp_path / "a.pt", lazily=lazily)
         assert state_dict.keys() == STORED.keys() | numbers.keys()
         assert _own_entries(state_dict, clip).keys() == STORED.keys()
-        assert _own_entries(state_dict, family("timm")).keys() == state_dict.keys()
+        assert _own_entries(state_dict, family_named("timm")).keys() == state_dict.keys()
 
 
 def test_no_other_surplus_is_taken(tmp_path: Path) -> None:
     module = nn.Linear(2, 3)
     state_dict = {**module.state_dict(), "vocab_sizes": torch.tensor(1)}
-    left = _own_entries(state_dict, family("clip"))
+    left = _own_entries(state_dict, family_named("clip"))
     with pytest.raises(InputError, match="keys=1 keys unknown, first 'vocab_sizes', expected the 2 keys"):
         require_exact_keys(tmp_path, left, module)

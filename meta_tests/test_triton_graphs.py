@@ -20,10 +20,10 @@ from torchvision.transforms.v2 import functional
 
 from fixtures.export.interface import Interface
 from fixtures.export.served import most_grey_levels
-from fixtures.frames import frame_files, read_frame
 from fixtures.modalities import batches
+from fixtures.modalities.frames import frame_files, read_frame
+from fixtures.modalities.preprocess import Preprocess
 from fixtures.onnx_session import open_session
-from fixtures.preprocess import Preprocess
 from fixtures.records import TensorRecord
 from fixtures.spec import Variant
 from fixtures.triton.branches import ServedBranch, served_branch

@@ -15,11 +15,11 @@ import pytest
 from fixtures.triton import load
 from fixtures.triton.branches import ServedModel
 from fixtures.triton.client import Array
-from fixtures.triton.load import Check, Load, Question, closed_loop
+from fixtures.triton.load import Check, Load, LoadTarget, closed_loop
 from fixtures.triton.server import Endpoint
 
 SETS = [(np.full(1, value),) for value in range(3)]
-QUESTION = Question(Endpoint("h:1", "h:2"), "grpc", ServedModel("m", (), ()), SETS)
+QUESTION = LoadTarget(Endpoint("h:1", "h:2"), "grpc", ServedModel("m", (), ()), SETS)
 PATIENCE_S = 20.0
 
 

@@ -18,15 +18,15 @@ import pytest
 
 from fixtures.cases import Export, exports_of
 from fixtures.errors import InputError
+from fixtures.files import sha256_of
 from fixtures.manifest import MANIFEST, enter, read_manifest
 from fixtures.onnx_session import open_session
 from fixtures.records import ParityRecord, PlacementRecord, Repository
 from fixtures.spec import Serving, Variant, load_spec
 from fixtures.triton.branches import ServedBranch, require_one_name_each, served_branch
 from fixtures.triton.config import configs, read_config
-from fixtures.triton.guide import docker_line, pool_flag
+from fixtures.triton.readme import docker_line, pool_flag
 from fixtures.triton.repository import REPOSITORY, read_repository, write_repository
-from fixtures.weights.bundle import sha256_of
 from meta_tests.branches import publish_stand_in, recorded, with_frame
 from meta_tests.conftest import HANGS_S, ROOT
 from meta_tests.exports import MIDAS, RAFT

@@ -32,8 +32,8 @@ from fixtures.triton.config import config_text, configs, read_config
 from fixtures.triton.installation import Installation, NoServerError
 from fixtures.triton.live import Counters, LiveServer, steps_between
 from fixtures.triton.repository import VERSION, write_repository
+from fixtures.triton.request_paths import RequestPaths
 from fixtures.triton.server import Endpoint, LocalServer, RunningServer, ServerError
-from fixtures.triton.ways import Ways
 from meta_tests.conftest import ROOT
 from meta_tests.exports import MIDAS, RAFT, published
 
@@ -227,7 +227,7 @@ def test_no_time_at_the_server_is_longer_than_its_client_waited(
 
     counted = LiveServer.steps_since
     monkeypatch.setattr(LiveServer, "steps_since", done_late)
-    paths = Ways(live, branches["midas"], [frames_of(branches["midas"])]).paths(3)
+    paths = RequestPaths(live, branches["midas"], [frames_of(branches["midas"])]).paths(3)
     assert [path.role for path in paths] == ["ensemble", "ensemble", "ensemble", "model", "fused"]
     assert all(path.server_ms == path.latency_ms.p50 for path in paths)
     assert waited_for == [3] * 5 + [1] * 15, "the warm-up of each way, and each round of it"

@@ -15,9 +15,9 @@ import pytest
 
 from fixtures.comparison import compare, ratio
 from fixtures.comparison.ratio import ASSUMED_SPREAD, ProcessMedian
-from fixtures.measure.attempts import is_slowed
+from fixtures.measure.retries import is_slowed
 from fixtures.records import Summary
-from fixtures.runs.files import read_run
+from fixtures.results.reading import read_run
 from meta_tests.conftest import ROOT, environment
 from tools.make_bundle import make_bundle
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.session.serve_session import ServeSession
+from fixtures.sessions.serve_session import ServeSession
 from fixtures.triton.branches import ServedBranch
 
 # A library that deprecates something says nothing about a file.

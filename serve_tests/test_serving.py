@@ -13,11 +13,11 @@ import pytest
 
 from fixtures.export.parity import FLOORS, relative_error
 from fixtures.records import ServedProtocol
-from fixtures.session.serve_session import ServeSession
+from fixtures.sessions.serve_session import ServeSession
 from fixtures.triton.branches import ServedBranch, ServedModel
 from fixtures.triton.client import REQUEST_TIMEOUT_S, TRITON_DTYPES, Array, RequestRefused, open_client
 from fixtures.triton.config import read_config
-from fixtures.triton.load import Question, closed_loop
+from fixtures.triton.load import LoadTarget, closed_loop
 
 # A library that deprecates something says nothing about a server.
 pytestmark = [pytest.mark.on_server, pytest.mark.filterwarnings("default")]
@@ -104,10 +104,10 @@ def test_every_answer_is_that_of_its_request(branch: ServedBranch, serving: Serv
         if not error <= tolerance:
             wrong.append(f"input set {index}: error={error:.3g}, expected at most {tolerance:g}")
 
-    question = Question(serving.server.endpoint, "http", model, sets)
-    closed_loop(question, CONCURRENCY, CONCURRENCY)  # its arenas have grown by then
+    target = LoadTarget(serving.server.endpoint, "http", model, sets)
+    closed_loop(target, CONCURRENCY, CONCURRENCY)  # its arenas have grown by then
     before = _memory_mb(serving)
-    load = closed_loop(question, CONCURRENCY, serving.requests, check)
+    load = closed_loop(target, CONCURRENCY, serving.requests, check)
     assert not wrong, f"{len(wrong)} of {len(load.latencies_ms)} answers are wrong: {wrong[0]}"
     assert len(load.latencies_ms) == serving.requests
     assert _memory_mb(serving) - before < MOST_GROWTH_MB

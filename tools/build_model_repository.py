@@ -21,10 +21,10 @@ from fixtures.cases import Export, exports_of
 from fixtures.decision.deployment import chosen_exports
 from fixtures.errors import InputError
 from fixtures.spec import MAX_FRAME, Dtype, Frame, Spec, load_spec
-from fixtures.spec_rules import MAX_BATCH
+from fixtures.spec.rules import MAX_BATCH
 from fixtures.triton.branches import ServedBranch, served_branch
 from fixtures.triton.config import ServedOn
-from fixtures.triton.guide import docker_line
+from fixtures.triton.readme import docker_line
 from fixtures.triton.repository import write_repository
 from tools import command_line
 

@@ -24,7 +24,7 @@ from fixtures.bundle_check.check import Request, check_bundle
 from fixtures.bundle_check.digests import LOCK, Lock
 from fixtures.errors import InputError
 from fixtures.records import ArtifactCheck, BundleCheck, DigestVerdict
-from fixtures.session.setup import SPECS
+from fixtures.sessions.setup import SPECS
 from fixtures.spec import load_spec
 from fixtures.subject import require_known
 from fixtures.weights.bundle import Bundle

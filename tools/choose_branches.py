@@ -17,8 +17,8 @@ from pathlib import Path
 from fixtures.decision import budgets_of_run, choose
 from fixtures.errors import system_errors
 from fixtures.records import Choice, RoleChoice
-from fixtures.runs.files import read_run
-from fixtures.runs.results import write_output
+from fixtures.results.reading import read_run
+from fixtures.results.run_folder import write_output
 from fixtures.spec import load_spec
 from tools import command_line
 

@@ -23,7 +23,7 @@ from fixtures.comparison import compare
 from fixtures.comparison.ratio import MIN_DIFFERENCE
 from fixtures.errors import InputError
 from fixtures.records import ComparedCase, ComparedRuns
-from fixtures.runs.results import write_output
+from fixtures.results.run_folder import write_output
 from tools import command_line
 
 _ROUNDING = 1e-9  # of a ratio that comes from logarithms

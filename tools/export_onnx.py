@@ -18,8 +18,8 @@ from fixtures.export.gate import Gate, GateError, GateSettings
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
 from fixtures.records import FileRecord
-from fixtures.session.options import Options
-from fixtures.session.setup import Setup, choose_device, setup_of
+from fixtures.sessions.options import Options
+from fixtures.sessions.setup import Setup, choose_device, setup_of
 from fixtures.spec import spec_from
 from fixtures.subject import locate_checkpoint
 from tools import command_line

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from fixtures import registry
 from fixtures.errors import InputError
-from fixtures.folders import new_folder
+from fixtures.files import new_folder, write_atomically
 from fixtures.modalities.text import DEFAULT_PROMPTS, read_prompts
 from fixtures.modalities.tokenizers import HF_CACHES
-from fixtures.models import Family, Layout, family
+from fixtures.models import Family, Layout, family_named, family_of
 from fixtures.records import SyntheticMarker
-from fixtures.runs.results import write_atomically
-from fixtures.session.setup import SPECS
+from fixtures.sessions.setup import SPECS
 from fixtures.spec import Variant, load_spec
 from fixtures.subject import require_known
 from fixtures.synthetic.files import save_checkpoint, save_tokenizer
@@ -74,10 +73,10 @@ def make_bundle(
 def _variant_of(model: str) -> Variant:
     """Some variant of a model; which one, its weights do not tell."""
     for name in registry.names("models"):
-        branches = family(name)
-        if model in branches.models:
-            return branches.example(model)
-    known = ", ".join(model for name in registry.names("models") for model in family(name).models)
+        family = family_named(name)
+        if model in family.models:
+            return family.example(model)
+    known = ", ".join(model for name in registry.names("models") for model in family_named(name).models)
     raise InputError(f"--model {model}", "model=unknown", f"one of {known}", "Write one of these, or a --spec.")
 
 
@@ -86,13 +85,13 @@ def _write(root: Path, variants: Sequence[Variant], seed: int) -> dict[str, str]
         (root / folder).mkdir(parents=True)
     written: dict[Path, None] = {}
     for variant in variants:
-        branches = family(variant.family)
-        official = branches.checkpoint(variant)
+        family = family_of(variant)
+        official = family.checkpoint(variant)
         path = root / (variant.weights or (official.file if official else ""))
         if path not in written:
-            _save(_synthetic_state_dict(variant, branches, seed), path, official.layout if official else "state_dict")
+            _save(_synthetic_state_dict(variant, family, seed), path, official.layout if official else "state_dict")
             written[path] = None
-    repositories = {names[0]: None for variant in variants for names in family(variant.family).tokenizers}
+    repositories = {names[0]: None for variant in variants for names in family_of(variant).tokenizers}
     for repository in repositories:
         written.update(dict.fromkeys(save_tokenizer(root / HF_CACHES[0], repository, read_prompts(DEFAULT_PROMPTS))))
     bundle = Bundle(root)
@@ -109,12 +108,12 @@ def _save(state_dict: dict[str, Tensor], path: Path, layout: Layout) -> None:
         raise OSError(errno.EIO, f"{path.name} could not be written whole") from None
 
 
-def _synthetic_state_dict(variant: Variant, branches: Family, seed: int) -> dict[str, Tensor]:
+def _synthetic_state_dict(variant: Variant, family: Family, seed: int) -> dict[str, Tensor]:
     with torch.device("meta"):
-        own = branches.build(variant).state_dict()
-    kept = [key for key in own if _is_computed(key, own[key], branches)]
+        own = family.build(variant).state_dict()
+    kept = [key for key in own if _is_computed(key, own[key], family)]
     if kept:
-        computed = branches.build(variant).state_dict()
+        computed = family.build(variant).state_dict()
         own |= {key: computed[key] for key in kept}
     drawn = [key for key in own if key not in kept]
     with ThreadPoolExecutor() as pool:  # numpy draws random numbers without the interpreter's lock
@@ -122,11 +121,11 @@ def _synthetic_state_dict(variant: Variant, branches: Family, seed: int) -> dict
         return own | {key: torch.from_numpy(array) for key, array in zip(drawn, arrays, strict=True)}
 
 
-def _is_computed(key: str, value: Tensor, branches: Family) -> bool:
+def _is_computed(key: str, value: Tensor, family: Family) -> bool:
     """Whether an entry follows from the architecture: tables of indices and coordinates."""
     if key.endswith(("num_batches_tracked", "running_mean", "running_var")):
         return False
-    return key.endswith(branches.constants) or not value.is_floating_point()
+    return key.endswith(family.constants) or not value.is_floating_point()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from fixtures.report import read_material, render
-from fixtures.runs.results import write_output
+from fixtures.results.run_folder import write_output
 from tools import command_line
 
 

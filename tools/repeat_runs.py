@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fixtures.errors import InputError, system_errors
-from fixtures.runs.results import SUMMARY, RunFolder
+from fixtures.results.run_folder import SUMMARY, RunFolder
 from tools import command_line
 
 _ROOT = Path(__file__).parent.parent

@@ -16,9 +16,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fixtures.sharding.arguments import add_run_options, fleet_run
-from fixtures.sharding.fleet import FleetRun, run_fleet
-from fixtures.sharding.ray_cluster import Cluster
+from fixtures.parallel.arguments import add_run_options, fleet_run
+from fixtures.parallel.fleet import FleetRun, run_fleet
+from fixtures.parallel.ray_cluster import Cluster
 from fixtures.spec import load_spec
 from tools import command_line
 
@@ -43,12 +43,12 @@ def main() -> int:
     fleet = FleetRun(
         run, given.spec, load_spec(given.spec), given.models_root, os.environ.get("DP_MODELS_ROOT"), on_cpu
     )
-    _say(f"run: {run.folder}" + (" (resumed)" if run.resume else ""))
+    _report(f"run: {run.folder}" + (" (resumed)" if run.resume else ""))
     with Cluster(given.address) as cluster:
-        return run_fleet(fleet, cluster, _say, shutil.get_terminal_size().columns)
+        return run_fleet(fleet, cluster, _report, shutil.get_terminal_size().columns)
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, flush=True)
 
 

@@ -12,9 +12,9 @@ import argparse
 import shutil
 import sys
 
-from fixtures.sharding.arguments import add_run_options, sharded_run
-from fixtures.sharding.run import run_shards
-from fixtures.sharding.workers import Worker, gpu_workers
+from fixtures.parallel.arguments import add_run_options, sharded_run
+from fixtures.parallel.run import run_shards
+from fixtures.parallel.workers import Worker, gpu_workers
 from tools import command_line
 
 
@@ -24,10 +24,10 @@ def main() -> int:
     given = parser().parse_args(own)
     workers = gpu_workers(given.gpus)
     run = sharded_run(given, pytest_arguments)
-    _say(f"run: {run.folder}" + (" (resumed)" if run.resume else ""))
+    _report(f"run: {run.folder}" + (" (resumed)" if run.resume else ""))
     for worker in workers:
-        _say(f"[{worker.name}] {worker.product}, {_cpus(worker)}")
-    return run_shards(workers, run, _say, shutil.get_terminal_size().columns)
+        _report(f"[{worker.name}] {worker.product}, {_cpus(worker)}")
+    return run_shards(workers, run, _report, shutil.get_terminal_size().columns)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def _cpus(worker: Worker) -> str:
     return "all CPUs" if worker.cpus is None else f"{len(worker.cpus)} CPUs of its own"
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, flush=True)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fixtures.errors import InputError
 from fixtures.records import Summary
-from fixtures.runs.files import summarize_file
-from fixtures.runs.results import write_output
+from fixtures.results.reading import summarize_file
+from fixtures.results.run_folder import write_output
 from tools import command_line
 
 

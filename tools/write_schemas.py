@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from fixtures.errors import system_errors
-from fixtures.runs.results import write_atomically
+from fixtures.files import write_atomically
 from fixtures.schemas import DESCRIBED, schema_text
 from tools import command_line
 
