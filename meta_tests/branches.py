@@ -39,7 +39,7 @@ def record_of(export: Export, **changes: Any) -> FileRecord:
         "tower": variant.tower,
         **{key: getattr(variant, key) for keys in SIZE_KEYS.values() for key in keys},
         "batch": export.batch,
-        "precision": export.precision,
+        "precision": export.file_dtype,
         "inputs": interface.inputs,
         "outputs": interface.outputs,
         "normalization": tower_of(variant).modality.normalization,

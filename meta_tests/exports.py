@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from fixtures.cases import Export, FilePrecision
+from fixtures.cases import Export, FileDtype
 from fixtures.export.gate import Gate, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
@@ -84,7 +84,7 @@ def reference_of(bundle_root: Path, variant: Variant) -> Reference:
 
 
 @cache
-def published(bundle_root: Path, variant: Variant, precision: FilePrecision = "fp32", batch: int = 1) -> Published:
+def published(bundle_root: Path, variant: Variant, precision: FileDtype = "fp32", batch: int = 1) -> Published:
     """A variant of a bundle, exported and published beside it; once in a process."""
     export = Export(variant, batch, precision)
     weights = Bundle(bundle_root).weights(locate_checkpoint(variant, Bundle(bundle_root)))

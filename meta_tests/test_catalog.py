@@ -175,7 +175,7 @@ def test_every_branch_of_the_baseline_is_in_it_as_it_is_served() -> None:
         for own, tensors in ((params.inputs, served.inputs), (params.outputs, served.outputs)):
             expected = [(tensor.name, _DTYPES[tensor.dtype].removeprefix("TYPE_")) for tensor in tensors]
             assert [(tensor.name, tensor.datatype) for tensor in own] == expected
-        assert entry.precision == export.precision
+        assert entry.precision == export.file_dtype
         assert entry.engine == "onnxruntime"
         assert entry.role == tower_of(export.variant).task
 

@@ -56,9 +56,25 @@ def test_a_stored_file_fits_its_schema(file: str) -> None:
     jsonschema.validate(json.loads((ROOT / "meta_tests/data" / file).read_text()), schema(STORED[file]))
 
 
+def test_the_schema_of_a_variant_takes_dtype_or_its_alias_precision() -> None:
+    data = yaml.safe_load((ROOT / "specs/export.yaml").read_text())
+    for keys, fits in (({"dtype"}, True), ({"precision"}, True), ({"dtype", "precision"}, False)):
+        variants = [data["variants"][0] | dict.fromkeys(keys, "fp16")]
+        validator = jsonschema.Draft202012Validator(schema("spec"))
+        assert validator.is_valid({**data, "variants": variants}) == fits
+    alias = schema("spec")["$defs"]["Variant"]["properties"]["precision"]
+    assert alias["deprecated"]
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
-    [(("dtype",), "fp8"), (("variants", 0, "hieght"), 64), (("batches",), []), (("variants", 0, "height"), 0)],
+    [
+        (("dtype",), "fp8"),
+        (("variants", 0, "precision"), "fp8"),
+        (("variants", 0, "hieght"), 64),
+        (("batches",), []),
+        (("variants", 0, "height"), 0),
+    ],
     ids=str,
 )
 def test_what_a_spec_may_not_hold_does_not_fit(path: tuple[str | int, ...], value: object) -> None:

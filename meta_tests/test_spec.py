@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from fixtures.cases import cases_of
 from fixtures.errors import InputError
 from fixtures.spec import Spec, load_spec
 from fixtures.spec.located_yaml import MAX_BYTES
@@ -103,6 +104,14 @@ def test_shipped_specs_load(path: Path) -> None:
         ("name: raft_small_128", "name: midas_small_64", 9, "Entry 0 is the same"),
         ("name: raft_small_128", "name: ../escape", 9, "variants[1].name='../escape'"),
         ("dtype: fp32", "dtype: int8", 3, "expected 'fp32', 'tf32' or 'fp16'"),
+        ("width: 96", "width: 96, dtype: int8", 8, "variants[0].dtype='int8', expected 'fp32', 'tf32' or 'fp16'"),
+        ("width: 96", "width: 96, precision: int8", 8, "variants[0].precision='int8', expected 'fp32', 'tf32' or"),
+        (
+            "width: 96",
+            "width: 96, dtype: fp16,\n    precision: fp16",
+            9,
+            "variants[0].precision='fp16', expected `dtype` alone, of which `precision` is a deprecated alias. Remove",
+        ),
         ("dtype: fp32", "dtype: fp32\ndtype: fp16", 4, "key='dtype' twice"),
         ("dtype: fp32", "dtype: 2001-99-99", 3, "valid YAML"),
         ("dtype: fp32", "dtype: [fp32", 4, "valid YAML"),
@@ -158,6 +167,14 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.yaml: file=No such file"):
         load_spec(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("key", ["dtype", "precision"])
+def test_dtype_of_a_variant_may_be_spelt_precision(small_spec: Path, key: str) -> None:
+    small_spec.write_text(SMALL_SPEC.replace("width: 96", f"width: 96, {key}: fp16"))
+    spec = load_spec(small_spec)
+    assert [variant.dtype for variant in spec.variants] == ["fp16", None]
+    assert [case.dtype for case in cases_of(spec)] == ["fp16", "fp16", "fp32", "fp32"]
 
 
 def test_a_spec_cannot_be_changed(small_spec: Path) -> None:

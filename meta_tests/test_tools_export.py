@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from fixtures import offline
-from fixtures.cases import FilePrecision
+from fixtures.cases import FileDtype
 from fixtures.errors import InputError
 from fixtures.export.gate import Gate
 from fixtures.files import sha256_of
@@ -89,7 +89,7 @@ def test_a_file_that_fails_is_not_published(
             "command line: variants[0].family='depths', expected one of clap, clip, midas, raft, timm, torchvision.",
         ),
         (("--model", "MiDaS_huge"), "command line: branch.model='MiDaS_huge', expected one of MiDaS_small"),
-        (("--precision", "fp8"), "command line: dtype='fp8', expected 'fp32', 'tf32' or 'fp16'."),
+        (("--dtype", "fp8"), "command line: dtype='fp8', expected 'fp32', 'tf32' or 'fp16'."),
         (("--triton", "23.01"), "command line: target.triton='23.01', expected a Triton release from 24.08 to"),
         (("--batch", "0"), "command line: batches[0]=0, expected greater than or equal to 1."),
         (("--family", "raft", "--model", "raft_small"), "expected a multiple of 32 from 128 on for raft"),
@@ -136,7 +136,7 @@ def test_the_interpreter_holds_the_runtime_of_the_oldest_target(target_python: P
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=lambda variant: variant.name)
 def test_an_exported_file_answers_in_the_runtime_of_the_oldest_target(
-    target_python: Path, bundle_root: Path, tmp_path: Path, variant: Variant, precision: FilePrecision
+    target_python: Path, bundle_root: Path, tmp_path: Path, variant: Variant, precision: FileDtype
 ) -> None:
     place = published(bundle_root, variant, precision)
     gate = place.at(tmp_path).gate(place.unchanged, target_python=target_python)

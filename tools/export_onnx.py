@@ -54,7 +54,9 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, help="of a text model's rows")
     parser.add_argument("--classes", type=int, help="of a classification network (default: as its weights have)")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--precision", default="fp32", help="fp32, tf32 or fp16 (default: fp32)")
+    dtype = parser.add_mutually_exclusive_group()
+    dtype.add_argument("--dtype", default="fp32", help="precision class: fp32, tf32 or fp16 (default: fp32)")
+    dtype.add_argument("--precision", dest="dtype", default=argparse.SUPPRESS, help="deprecated alias of --dtype")
     parser.add_argument("--out", type=Path, required=True, help="file to publish; manifest.json goes beside it")
     parser.add_argument("--models-root", help="folder of the checkpoints (default: DP_MODELS_ROOT)")
     parser.add_argument("--weights", help="file under it, instead of the official name")
@@ -76,7 +78,7 @@ def _setup(arguments: argparse.Namespace) -> Setup:
         {
             "schema_version": 1,
             "name": "command_line",
-            "dtype": arguments.precision,
+            "dtype": arguments.dtype,
             "runtimes": ["onnxruntime"],
             "batches": [arguments.batch],
             "target": {"triton": arguments.triton},

@@ -1,0 +1,41 @@
+"""A run goes on from the rows of another session only where both were measured under the same conditions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fixtures.records import Summary
+from fixtures.results.compatibility import differences
+from fixtures.spec import Variant
+
+VARIANT = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=64, dtype="fp16")
+STORED = VARIANT.model_dump(mode="json")
+# As version 0.1 wrote it.
+OLDER = {"precision" if key == "dtype" else key: value for key, value in STORED.items()}
+
+
+def summary(variant: object) -> Summary:
+    return Summary(run_id="r", complete=False, cases=(), table={}, run={"variants": {"m": variant}})
+
+
+@pytest.mark.parametrize(
+    ("variant", "same"),
+    [
+        (STORED, True),
+        (OLDER, True),
+        (STORED | {"dtype": "fp32"}, False),
+        (OLDER | {"precision": None}, False),
+        (STORED | {"height": 96}, False),
+        ("damaged", False),
+    ],
+)
+def test_stored_variant_with_precision_is_the_same_as_one_with_dtype(variant: object, same: bool) -> None:
+    found = list(differences({}, {"variants": {"m": STORED}}, summary(variant)))
+    assert [difference.what for difference in found] == ([] if same else ["variant=m changed"])
+
+
+def test_dtype_of_a_stored_run_is_compared_with_that_of_the_run_that_goes_on() -> None:
+    run: dict[str, Any] = {"variants": {"m": OLDER}}
+    assert list(differences({}, run, summary(STORED))) == []
