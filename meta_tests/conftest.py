@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.measure.fork_server import fork_server
-from tools.make_bundle import make_bundle
+from meta_tests.bundles import synthetic_bundle
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,10 +39,8 @@ variants:
 
 @pytest.fixture(scope="session")
 def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic models root with MiDaS_small and raft_small."""
-    root = tmp_path_factory.mktemp("bundle") / "root"
-    make_bundle(root, seed=0, models=["MiDaS_small", "raft_small"])
-    return root
+    """A synthetic models root with MiDaS_small and raft_small; a test may replace files in a copy of it."""
+    return synthetic_bundle(tmp_path_factory.mktemp("bundle") / "root", ["MiDaS_small", "raft_small"])
 
 
 @pytest.fixture

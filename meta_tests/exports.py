@@ -1,4 +1,4 @@
-"""Small exported files, made once in a process, and what tests of the export gate do with them."""
+"""Small exported files, made once for all tests, and what tests of the export gate do with them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from fixtures.measure.fork_server import fork_server
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.weights.bundle import Bundle, Weights
+from meta_tests.cache import Recipe, link_tree, view
 from meta_tests.conftest import SMALL_SPEC, Suite, _main
 from meta_tests.loading import CONTENT
+from meta_tests.references import StoredReference
 
 MIDAS = Variant(name="midas_small_64", family="midas", model="MiDaS_small", height=64, width=96)
 RAFT = Variant(name="raft_small_128", family="raft", model="raft_small", height=128, width=128)
@@ -48,9 +50,8 @@ class Published:
         return self.folder / self.export.file
 
     def copy(self, folder: Path) -> Published:
-        """The same in a folder of its own."""
-        shutil.copytree(self.folder, folder)
-        return self.at(folder)
+        """The same in a folder of its own, by links: publication replaces files and writes into none."""
+        return self.at(link_tree(self.folder, folder))
 
     def at(self, folder: Path) -> Published:
         """The same, to be published to another folder."""
@@ -78,22 +79,27 @@ class Published:
 
 @cache
 def reference_of(bundle_root: Path, variant: Variant) -> Reference:
-    """The yardstick of a variant; once in a process."""
+    """The reference of a variant on the suite's own content; its outputs are in the cache."""
     inputs = parity_inputs(replace(CONTENT, models_root=bundle_root), variant)
-    return Reference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs)
+    return StoredReference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs)
 
 
 @cache
 def published(bundle_root: Path, variant: Variant, precision: FileDtype = "fp32", batch: int = 1) -> Published:
-    """A variant of a bundle, exported and published beside it; once in a process."""
+    """A variant of a bundle, exported and published beside the bundle; its files are in the cache."""
     export = Export(variant, batch, precision)
     weights = Bundle(bundle_root).weights(locate_checkpoint(variant, Bundle(bundle_root)))
-    folder = bundle_root.parent / f"exported_{export.id}"
-    settings = GateSettings(folder, export.file, "24.08", False, None, "")
-    gate = Gate(export, reference_of(bundle_root, variant), weights, settings)
-    gate.publish()
-    gate.close()
-    return Published(export, reference_of(bundle_root, variant), weights, folder)
+    reference = reference_of(bundle_root, variant)
+
+    def make(folder: Path) -> None:
+        gate = Gate(export, reference, weights, GateSettings(folder, export.file, "24.08", False, None, ""))
+        gate.publish()
+        gate.close()
+
+    given = {"variant": variant.model_dump(mode="json"), "batch": batch, "precision": precision}
+    given["weights"] = [weights.name, weights.sha256, weights.synthetic]
+    recipe = Recipe(f"exported_{export.id}", given, (__name__,), make)
+    return Published(export, reference, weights, view(recipe, bundle_root.parent / recipe.folder.name))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""Reference outputs that are computed once for all runs: the slowest part of a gate on a CPU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fixtures.export.parity_inputs import ParityInput
+from fixtures.export.reference import Array64, Reference
+from fixtures.files import sha256_of
+from fixtures.records import Dtype, Provider
+from fixtures.spec import Variant
+from meta_tests.cache import Recipe, entry
+
+
+class StoredReference(Reference):
+    """A Reference that reads from the cache what an equal one has computed."""
+
+    def __init__(
+        self, variant: Variant, checkpoint: Path, inputs: Sequence[ParityInput], input_noise: float = 0.0
+    ) -> None:
+        super().__init__(variant, checkpoint, inputs, input_noise)
+        self._noise = input_noise
+
+    @cached_property
+    def truth(self) -> list[Array64]:
+        """Outputs in float64 on the CPU, `[1,…]` for each input."""
+        return self._stored("float64", lambda: super(StoredReference, self).truth)
+
+    def outputs(self, provider: Provider, dtype: Dtype) -> list[Array64]:
+        """Outputs in a precision class on the device of a provider, `[1,…]` for each input."""
+        key = (provider, dtype)
+        if key not in self._outputs:
+            compute = super().outputs
+            self._outputs[key] = self._stored(f"{dtype}_{provider}", lambda: compute(provider, dtype))
+        return self._outputs[key]
+
+    def perturbed(self, provider: Provider, dtype: Dtype, indices: Sequence[int], seed: int) -> list[Array64]:
+        """Outputs for some inputs once more, with another draw of rounding errors."""
+        draws = self._draws.setdefault((provider, dtype, seed), {})
+        if missing := [index for index in indices if index not in draws]:
+            compute = super().perturbed
+            part = f"{dtype}_{provider}_draw{seed}_of_{'_'.join(map(str, missing))}"
+            outputs = self._stored(part, lambda: compute(provider, dtype, missing, seed))
+            draws.update(zip(missing, outputs, strict=True))
+        return [draws[index] for index in indices]
+
+    def _stored(self, part: str, compute: Callable[[], list[Array64]]) -> list[Array64]:
+        given = {**self._identity, "part": part}
+        name = f"reference_{self.variant.family}"
+        recipe = Recipe(name, given, (Reference.__module__,), lambda folder: _save(folder, compute()))
+        with entry(recipe) as folder:
+            stacked: Array64 = np.load(folder / "outputs.npy")
+        return [stacked[index : index + 1] for index in range(len(stacked))]
+
+    @cached_property
+    def _identity(self) -> dict[str, object]:
+        tensors = hashlib.sha256()
+        for given in self.inputs:
+            for tensor in given.tensors:
+                tensors.update(f"{tensor.dtype}{tensor.shape}".encode())
+                tensors.update(tensor.tobytes())
+        return {
+            "variant": self.variant.model_dump(mode="json"),
+            "weights": sha256_of(self._checkpoint),
+            "inputs": tensors.hexdigest(),
+            "noise": self._noise,
+        }
+
+
+def _save(folder: Path, outputs: list[Array64]) -> None:
+    np.save(folder / "outputs.npy", np.concatenate(outputs))
