@@ -44,7 +44,7 @@ PROTOCOLS: tuple[ServedProtocol, ...] = ("http", "grpc", "grpc+shm")
 FAMILIES = ["midas", "raft"]
 SAME = 1e-5  # relative L2 error between two versions of ONNX Runtime on one processor
 PATIENCE_S = 30
-KEEPER = ROOT / "fixtures" / "triton" / "keeper.py"
+SUPERVISOR = ROOT / "fixtures" / "triton" / "supervisor.py"
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -382,7 +382,7 @@ def test_leaving_ends_every_process_and_removes_every_file(
     children = set(psutil.Process().children(recursive=True))
     with LocalServer(installation, repository, ["preprocess_midas_64x96"]) as server:
         started = set(psutil.Process().children(recursive=True)) - children
-        assert len(started) == 3  # keeper, server, and one model
+        assert len(started) == 3  # supervisor, server, and one model
         assert len(list(temporary.iterdir())) == 1
         client = open_client(server.endpoint, "grpc+shm")
         client.infer(branch.models["preprocess"], frames_of(branch))
@@ -418,29 +418,29 @@ def test_a_server_ends_with_the_process_that_started_it(
     assert not alive
 
 
-def kept(command: str) -> subprocess.Popen[bytes]:
-    """A keeper of a shell command."""
-    arguments = [sys.executable, "-I", str(KEEPER), "sh", "-c", command]
+def supervised(command: str) -> subprocess.Popen[bytes]:
+    """A supervisor of a shell command."""
+    arguments = [sys.executable, "-I", str(SUPERVISOR), "sh", "-c", command]
     return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 @pytest.mark.parametrize("code", [0, 1, 7])
 def test_a_server_that_ends_by_itself_is_told_by_its_own_words_and_code(code: int) -> None:
-    with kept(f"echo no model; sleep 0.2; exit {code}") as keeper:
-        assert keeper.stdout is not None
-        assert keeper.stdout.read() == b"no model\n"
-        assert keeper.wait(PATIENCE_S) == code
+    with supervised(f"echo no model; sleep 0.2; exit {code}") as supervisor:
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.read() == b"no model\n"
+        assert supervisor.wait(PATIENCE_S) == code
 
 
 def test_a_server_ends_with_standard_input() -> None:
-    with kept("echo ready; exec sleep 600") as keeper:
-        assert keeper.stdin is not None
-        assert keeper.stdout is not None
-        assert keeper.stdout.readline() == b"ready\n"
-        assert keeper.poll() is None
-        keeper.stdin.close()
-        assert keeper.wait(PATIENCE_S) != 0
-        assert keeper.stdout.read() == b""
+    with supervised("echo ready; exec sleep 600") as supervisor:
+        assert supervisor.stdin is not None
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline() == b"ready\n"
+        assert supervisor.poll() is None
+        supervisor.stdin.close()
+        assert supervisor.wait(PATIENCE_S) != 0
+        assert supervisor.stdout.read() == b""
 
 
 # --- found ---
