@@ -1,1 +1,1 @@
-"""Gate: what a live Triton serves is the same function as the model, for every client and under load."""
+"""Gate of a live Triton server: every branch is the same function as its model, for every client and under load."""

@@ -1,10 +1,10 @@
-"""What a live server serves, as its clients meet it."""
+"""A live server as its clients see it: configuration, answers, refusals, load, reload, restart."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection
 
@@ -19,18 +19,20 @@ from fixtures.triton.client import REQUEST_TIMEOUT_S, TRITON_DTYPES, Array, Requ
 from fixtures.triton.config import read_config
 from fixtures.triton.load import LoadTarget, closed_loop
 
-# A library that deprecates something says nothing about a server.
+# A deprecation warning of a library is no defect of a server.
 pytestmark = [pytest.mark.on_server, pytest.mark.filterwarnings("default")]
 
 PROTOCOLS: tuple[ServedProtocol, ...] = ("http", "grpc", "grpc+shm")
-CONCURRENCY = 8
-MOST_GROWTH_MB = 64  # of a server's memory under load: more is a leak that a night of requests turns into an outage
-PATIENCE_S = 60
+CONCURRENCY = 8  # judgment: enough that answers overtake each other; the top of the default load levels
+# Judgment: a server whose memory grows by 64 MiB in 1000 requests needs 60 GiB for a million. Arenas stop growing
+# during the CONCURRENCY requests before the measurement.
+MOST_GROWTH_MB = 64
+UNLOADED_S = 60  # judgment: unloading takes milliseconds; a GPU may have to finish requests first
 MIB = 1024**2
 
 
 def test_live_configuration(branch: ServedBranch, serving: ServeSession) -> None:
-    """Every model is ready, and runs with the names, dtypes, shapes and options that were written."""
+    """Every model is ready and runs with the written names, dtypes, shapes and options."""
     for role, model in branch.models.items():
         if role == "fused" and not serving.has_fused(branch):
             continue
@@ -42,18 +44,18 @@ def test_live_configuration(branch: ServedBranch, serving: ServeSession) -> None
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_golden_frames(branch: ServedBranch, serving: ServeSession, protocol: ServedProtocol) -> None:
-    """What clients send gives what the float64 module gives, as closely as torch in the same class."""
+    """A client's answers are those of the float64 module, as closely as torch computes them in the same class."""
     if protocol == "grpc+shm" and serving.own_server is None:
-        pytest.skip("needs a server on this machine, and TRITON_HTTP_URL may name another one")
+        pytest.skip("needs a server on this machine; TRITON_HTTP_URL may name another machine")
     gate = serving.gate(branch)
     models = [branch.models["ensemble"], *([branch.models["fused"]] if serving.has_fused(branch) else [])]
     with open_client(serving.server.endpoint, protocol) as client:
-        for model in models:
-            if problems := gate.problems(lambda frames, model=model: client.infer(model, frames)):  # type: ignore[misc]
-                pytest.fail(f"{model.name} over {protocol}:\n" + "\n".join(problems), pytrace=False)
-        answers = gate.evaluate(lambda frames: client.infer(models[0], frames)).outputs
+        answers = [gate.evaluate(partial(client.infer, model)) for model in models]
+    for model, evaluation in zip(models, answers, strict=True):
+        if problems := gate.problems_of(evaluation):
+            pytest.fail(f"{model.name} over {protocol}:\n" + "\n".join(problems), pytrace=False)
     kind = serving.live.kind(branch.models["model"].name)
-    serving.waterfalls[f"{branch.name} over {protocol}"] = gate.waterfall(f"Triton ({kind})", answers)
+    serving.waterfalls[f"{branch.name} over {protocol}"] = gate.waterfall(f"Triton ({kind})", answers[0].outputs)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -61,10 +63,10 @@ def test_golden_frames(branch: ServedBranch, serving: ServeSession, protocol: Se
 def test_wrong_requests_are_refused(
     branch: ServedBranch, serving: ServeSession, protocol: ServedProtocol, wrong: str
 ) -> None:
-    """With words that name the input, and the server answers the next request as it did before."""
+    """The message names the model or the input, and the server answers the next request as before."""
     model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
     if wrong == "NCHW" and branch.normalization is None:
-        pytest.skip(f"needs frames, and {branch.name} has none")
+        pytest.skip(f"needs frames; {branch.name} has none")
     with open_client(serving.server.endpoint, protocol) as client:
         before = client.infer(model, frames)
         named = _named(model, frames)
@@ -78,7 +80,7 @@ def test_wrong_requests_are_refused(
 
 @pytest.mark.parametrize("extra_mib", [1, 64])
 def test_an_oversized_body_is_refused(branch: ServedBranch, serving: ServeSession, extra_mib: int) -> None:
-    """More bytes than the frames have, and the server lives on."""
+    """A body longer than its frames gets a client error, and the server answers the next request."""
     model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
     header, body = _http_request(model, frames)
     status, answer = _post(serving, model, header, body + b"\0" * (extra_mib * MIB))
@@ -89,14 +91,16 @@ def test_an_oversized_body_is_refused(branch: ServedBranch, serving: ServeSessio
 
 
 def test_every_answer_is_that_of_its_request(branch: ServedBranch, serving: ServeSession) -> None:
-    """Many clients at once: no answer belongs to another request, and the server's memory does not grow."""
+    """Eight clients at once: no answer belongs to another request, and the server's memory does not grow."""
     model, sets = branch.models["ensemble"], serving.input_sets(branch)
     with open_client(serving.server.endpoint, "http") as client:
         expected = [client.infer(model, frames).astype(np.float64) for frames in sets]
     tolerance = FLOORS[branch.export.dtype]
     for index, answer in enumerate(expected):
         others = [relative_error(answer, other) for other in expected[:index]]
-        assert all(error > 10 * tolerance for error in others), "these inputs tell no request from another"
+        assert all(error > 10 * tolerance for error in others), (
+            "two input sets have the same answer: a swap of answers would go unseen"
+        )
     wrong: list[str] = []
 
     def check(index: int, answer: Array) -> None:
@@ -105,7 +109,7 @@ def test_every_answer_is_that_of_its_request(branch: ServedBranch, serving: Serv
             wrong.append(f"input set {index}: error={error:.3g}, expected at most {tolerance:g}")
 
     target = LoadTarget(serving.server.endpoint, "http", model, sets)
-    closed_loop(target, CONCURRENCY, CONCURRENCY)  # its arenas have grown by then
+    closed_loop(target, CONCURRENCY, CONCURRENCY)  # the arenas grow here
     before = _memory_mb(serving)
     load = closed_loop(target, CONCURRENCY, serving.requests, check)
     assert not wrong, f"{len(wrong)} of {len(load.latencies_ms)} answers are wrong: {wrong[0]}"
@@ -114,7 +118,7 @@ def test_every_answer_is_that_of_its_request(branch: ServedBranch, serving: Serv
 
 
 def test_reload(branch: ServedBranch, serving: ServeSession) -> None:
-    """Unloaded, a branch is refused with clear words; loaded again, it answers as before."""
+    """An unloaded branch is refused with a message that names it; reloaded, it answers as before."""
     model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
     with open_client(serving.server.endpoint, "http") as client:
         before = client.infer(model, frames)
@@ -122,7 +126,7 @@ def test_reload(branch: ServedBranch, serving: ServeSession) -> None:
             serving.live.unload(model.name)
         except RequestRefused as error:
             pytest.skip(f"needs --model-control-mode=explicit: {error}")
-        _wait(lambda: not serving.live.is_ready(model.name))
+        _wait_until_unloaded(serving, model)
         with pytest.raises(RequestRefused, match=model.name):
             client.infer(model, frames)
         serving.live.load(model.name)
@@ -130,10 +134,10 @@ def test_reload(branch: ServedBranch, serving: ServeSession) -> None:
 
 
 def test_restart(branch: ServedBranch, serving: ServeSession) -> None:
-    """A server that was stopped and started again answers as before."""
+    """A server answers after a restart as before."""
     server = serving.own_server
     if server is None:
-        pytest.skip("needs a server of our own, and TRITON_HTTP_URL names another one")
+        pytest.skip("needs a server that this run started; TRITON_HTTP_URL names another one")
     model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
     with open_client(server.endpoint, "http") as client:
         before = client.infer(model, frames)
@@ -147,7 +151,7 @@ def _named(model: ServedModel, frames: tuple[Array, ...]) -> dict[str, Array]:
 
 
 def _made_wrong(wrong: str, model: ServedModel, named: dict[str, Array]) -> dict[str, Array]:
-    """The inputs of a request with one mistake that clients make."""
+    """The inputs of a request with one mistake, as clients make them."""
     first, last = model.inputs[0].name, model.inputs[-1].name
     frame = named[first]
     if wrong == "input missing":
@@ -164,7 +168,7 @@ def _made_wrong(wrong: str, model: ServedModel, named: dict[str, Array]) -> dict
 
 
 def _http_request(model: ServedModel, frames: tuple[Array, ...]) -> tuple[bytes, bytes]:
-    """The JSON of a request, and the whole body with the frames after it."""
+    """The JSON header of a request, and its whole body: the header followed by the frames."""
     inputs = [
         {
             "name": tensor.name,
@@ -180,7 +184,7 @@ def _http_request(model: ServedModel, frames: tuple[Array, ...]) -> tuple[bytes,
 
 
 def _post(serving: ServeSession, model: ServedModel, header: bytes, body: bytes) -> tuple[int, str]:
-    """Status and beginning of the answer to a body that no client library would send."""
+    """Status and first bytes of the answer to a raw body, which a client library would refuse to send."""
     connection = HTTPConnection(serving.server.endpoint.http, timeout=REQUEST_TIMEOUT_S)
     try:
         lengths = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
@@ -192,12 +196,12 @@ def _post(serving: ServeSession, model: ServedModel, header: bytes, body: bytes)
 
 
 def _memory_mb(serving: ServeSession) -> float:
-    """Host memory of the server and its backends; 0 for a server whose processes we do not know."""
+    """Host memory in MiB of the server and its backends; 0 for a server whose processes are unknown."""
     return sum(process.memory_info().rss for process in serving.server.processes()) / MIB
 
 
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"nothing has changed in {PATIENCE_S} s"
+def _wait_until_unloaded(serving: ServeSession, model: ServedModel) -> None:
+    deadline = time.monotonic() + UNLOADED_S
+    while serving.live.is_ready(model.name):
+        assert time.monotonic() < deadline, f"{model.name} is still ready {UNLOADED_S} s after it was unloaded"
         time.sleep(0.05)

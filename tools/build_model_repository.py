@@ -2,10 +2,10 @@
 
 python -m tools.build_model_repository --onnx-dir models/optimized --spec SPEC --out model_repository [--choice FILE]
 
-For each branch: preprocess (raw frames to what the file takes), the published file, and the ensemble of both; for
-sound and text, whose clients send what the file takes, the file and an ensemble around it. With --choice, the branches
-that `tools.choose_branches` has chosen, at their batch and precision.
-Needs neither torch nor a GPU.
+An image branch becomes three models: preprocess (raw frames to the file's inputs), the published file, and the ensemble
+of both. A branch of sound or text becomes two: the file, and an ensemble around it, because its clients send the file's
+inputs. With --choice, the repository holds the branches of a choice.json (tools.choose_branches), at their batch and
+precision class. Needs neither torch nor a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tools import command_line
 
 
 def main() -> int:
-    """Parse the command line, build, say what is in the repository and how to serve it."""
+    """Parse the command line, write the repository, print its branches and the command that serves it."""
     arguments = _parsed()
     spec = load_spec(arguments.spec)
     exports, skipped = _selected(spec, arguments)
@@ -48,19 +48,19 @@ def main() -> int:
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onnx-dir", type=Path, default=Path("models/optimized"), help="where files are published")
-    parser.add_argument("--spec", type=Path, required=True, help="what was exported, and how it is to be served")
+    parser.add_argument("--spec", type=Path, required=True, help="spec of the exported files, with serving options")
     parser.add_argument("--out", type=Path, required=True, help="folder to create")
-    parser.add_argument("--choice", type=Path, help="choice.json: only what was chosen")
+    parser.add_argument("--choice", type=Path, help="choice.json: serve only the chosen branches")
     parser.add_argument("--batch", type=int, action="append", help="only this batch size; may be repeated")
     parser.add_argument("--frame", metavar="HxW", help="size of the frames that clients send, such as 720x1280")
-    parser.add_argument("--fused", action="store_true", help="also preprocess and model in one file")
+    parser.add_argument("--fused", action="store_true", help="also write preprocess and model as one file")
     parser.add_argument("--dtype", help="fp32, tf32 or fp16, instead of the spec's")
-    parser.add_argument("--device", default="cuda", help="cuda (default) or cpu: what instances are placed on")
+    parser.add_argument("--device", default="cuda", help="device of the instances: cuda (default) or cpu")
     return parser.parse_args()
 
 
 def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], list[str]]:
-    """The exports to serve, with the frames of `--frame`, and optional variants that nobody has exported."""
+    """The exports to serve, with the frame size of `--frame`; and the names of optional branches without a file."""
     if arguments.dtype not in (None, *get_args(Dtype)):
         rule = f"one of {', '.join(get_args(Dtype))}"
         raise InputError("--dtype", f"value={arguments.dtype!r}", rule, "Write one of these.")
@@ -80,14 +80,14 @@ def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], 
 
 
 def _wanted(spec: Spec, arguments: argparse.Namespace) -> list[Export]:
-    """Every export of the spec, those of the batches of the command line, or those of a choice."""
+    """The exports of the spec, at the batches of `--batch` if given; or those of a choice."""
     if arguments.choice is None:
         return _with_batches(exports_of(spec, arguments.dtype), arguments.batch)
     return chosen_exports(arguments.choice, spec, {"--batch": arguments.batch, "--dtype": arguments.dtype})
 
 
 def _with_batches(exports: Sequence[Export], batches: list[int] | None) -> list[Export]:
-    """The exports of these batch sizes, in place of those of the spec."""
+    """The same variants at these batch sizes; None keeps those of the spec."""
     if batches is None:
         return list(exports)
     for batch in batches:
