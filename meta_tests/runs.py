@@ -1,23 +1,25 @@
-"""Runs that nobody has measured: rows with the figures that a test wants, and the tools that read them."""
+"""Runs that were never measured: rows with the figures that a test wants, and the tools that read them."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jsonschema
 from hypothesis import strategies as st
 
 from fixtures.decision import choose
 from fixtures.records import CaseSummary, Choice, Latency, Memory, RoleChoice, Summary, WeightsRecord
 from fixtures.spec.budget import Budget
-from meta_tests.conftest import Ended
+from meta_tests.conftest import ROOT, Ended
 from tools import command_line
 
 CONTEXT_MB = 500.0
@@ -37,7 +39,25 @@ HOSTILE = st.sampled_from(
 )
 
 
-def with_value(document: Any, place: tuple[str | int, ...], value: object) -> str:
+Place = tuple[str | int, ...]
+
+
+def in_every_place(places: Sequence[Place], values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    """A value for each place of a document: pairs of both. A few examples of it try each place with several values."""
+    return st.tuples(*(st.tuples(st.just(place), values) for place in places))
+
+
+def require_schema(document: object, name: str) -> None:
+    """Raises ValidationError where a document does not fit one of specs/schema."""
+    _validator(name).validate(document)
+
+
+@functools.cache
+def _validator(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads((ROOT / "specs" / "schema" / f"{name}.schema.json").read_text()))
+
+
+def with_value(document: Any, place: Place, value: object) -> str:
     """A JSON document with another value in one place."""
     changed = parent = copy.deepcopy(document)
     for key in place[:-1]:

@@ -317,7 +317,7 @@ def test_a_comparison_has_a_verdict_for_each_case(page: Page, run: Path) -> None
     verdicts = [row["verdict"] for row in rows]
     assert {verdict: verdicts.count(verdict) for verdict in set(verdicts)} == {
         "faster": 58,
-        "tie": 1,
+        "inconclusive": 1,
         "not comparable": 1,
     }
     assert (rows[0]["ratio"], rows[0]["p50 before ms"], rows[0]["p50 after ms"]) == ("0.8333", "4.266", "3.555")

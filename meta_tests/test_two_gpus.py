@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import subprocess
 import sys
 import time
@@ -13,7 +11,6 @@ from typing import Any
 import pynvml
 import pytest
 
-from fixtures.comparison import compare, ratio
 from fixtures.comparison.ratio import ASSUMED_SPREAD, ProcessMedian
 from fixtures.measure.retries import is_slowed
 from fixtures.records import Summary
@@ -50,25 +47,6 @@ def test_two_gpus_give_the_table_of_one_in_less_time(tmp_path: Path) -> None:
 def test_the_stored_run_on_two_gpus_is_the_one_on_one() -> None:
     one, two = (read_run(STORED / f"{name}.json") for name in ("one", "two"))
     assert len(same_table(one, two)) == 13
-
-
-@pytest.mark.parametrize(("before", "after"), [("one", "two"), ("one", "again"), ("two", "again")])
-def test_no_difference_of_the_stored_runs_is_more_than_their_noise(before: str, after: str) -> None:
-    """The same on one H100, on two, and later on the first again (the rows of torch), on a busy host."""
-    (pair,) = compare([STORED / f"{before}.json", STORED / f"{after}.json"]).pairs
-    assert len(pair.cases) >= 12
-    assert {case.verdict for case in pair.cases} == {"tie"}
-    moved = [case for case in pair.cases if case.ratio and not 0.95 < case.ratio < 1.05]
-    assert len(moved) >= 6
-    assert all("moves with the host" in case.reason for case in moved)
-
-
-def test_without_the_noise_of_their_rounds_most_would_be_called_different(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ratio, "NOISY_SPREAD", math.inf)
-    runs = [STORED / f"{name}.json" for name in ("one", "two", "again")]
-    pairs = [pair for before, after in itertools.combinations(runs, 2) for pair in compare([before, after]).pairs]
-    verdicts = [case.verdict for pair in pairs for case in pair.cases if case.id.endswith("-torch")]
-    assert (len(verdicts), len(verdicts) - verdicts.count("tie")) == (36, 23)
 
 
 def same_table(one: Summary, two: Summary) -> set[str]:
