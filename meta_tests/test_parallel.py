@@ -30,7 +30,6 @@ from fixtures.records import CaseFacts, Memory, MemoryCase, Plain
 from fixtures.results.reading import read_run, summarize_file
 from fixtures.results.rows import CaseResult, Provenance
 from fixtures.results.run_folder import RunFolder
-from fixtures.results.run_lock import only_writer
 from fixtures.results.summary import summarize
 from fixtures.spec import load_spec
 from meta_tests.conftest import HANGS_S, ROOT, SMALL_SPEC, Suite, environment, wait_until
@@ -402,13 +401,6 @@ def test_shards_of_two_kinds_are_no_run(tmp_path: Path, shard: Shard, changed: d
         _merged(tmp_path, one, two)
     assert says in str(error.value)
     assert not list((tmp_path / "run").iterdir())
-
-
-def test_a_run_has_one_writer(tmp_path: Path) -> None:
-    with only_writer(tmp_path), pytest.raises(InputError, match="writers=another"), only_writer(tmp_path):
-        pass
-    with only_writer(tmp_path):
-        pass
 
 
 # -- whole runs

@@ -30,7 +30,7 @@ from fixtures.results.rows import read_results
 from fixtures.results.summary import summarize, summarize_case
 from fixtures.spec.budget import Budget
 from meta_tests.conftest import HANGS_S, ROOT, cpu_seconds, slowness
-from meta_tests.test_results import case, lines
+from meta_tests.result_rows import case, lines
 from meta_tests.test_spec import places, values
 
 STORED = ROOT / "meta_tests" / "data"

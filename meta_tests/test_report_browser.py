@@ -17,8 +17,8 @@ from fixtures.records import CaseSummary, LatencyHop, LatencyWaterfall, Memory
 from fixtures.report import read_material, render
 from fixtures.results.summary import summarize, summarize_case
 from meta_tests.conftest import wait_until
+from meta_tests.result_rows import case
 from meta_tests.test_report import HOSTILE, STORED, another_run, hostile_run, stored_run, telemetry_case, written
-from meta_tests.test_results import case
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -44,7 +44,6 @@ PROTOCOLS: tuple[ServedProtocol, ...] = ("http", "grpc", "grpc+shm")
 FAMILIES = ["midas", "raft"]
 SAME = 1e-5  # relative L2 error between two versions of ONNX Runtime on one processor
 PATIENCE_S = 30
-SUPERVISOR = ROOT / "fixtures" / "triton" / "supervisor.py"
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -416,31 +415,6 @@ def test_a_server_ends_with_the_process_that_started_it(
     for process in alive:
         process.kill()
     assert not alive
-
-
-def supervised(command: str) -> subprocess.Popen[bytes]:
-    """A supervisor of a shell command."""
-    arguments = [sys.executable, "-I", str(SUPERVISOR), "sh", "-c", command]
-    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-@pytest.mark.parametrize("code", [0, 1, 7])
-def test_a_server_that_ends_by_itself_is_told_by_its_own_words_and_code(code: int) -> None:
-    with supervised(f"echo no model; sleep 0.2; exit {code}") as supervisor:
-        assert supervisor.stdout is not None
-        assert supervisor.stdout.read() == b"no model\n"
-        assert supervisor.wait(PATIENCE_S) == code
-
-
-def test_a_server_ends_with_standard_input() -> None:
-    with supervised("echo ready; exec sleep 600") as supervisor:
-        assert supervisor.stdin is not None
-        assert supervisor.stdout is not None
-        assert supervisor.stdout.readline() == b"ready\n"
-        assert supervisor.poll() is None
-        supervisor.stdin.close()
-        assert supervisor.wait(PATIENCE_S) != 0
-        assert supervisor.stdout.read() == b""
 
 
 # --- found ---

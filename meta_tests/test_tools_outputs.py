@@ -19,7 +19,9 @@ Main = Callable[[], int]
     [(choose_branches.main, []), (compare_runs.main, ["other"]), (render_report.main, [])],
     ids=["choose", "compare", "report"],
 )
-def test_files_of_a_run_are_not_replaced(tmp_path: Path, main: Main, before: list[str], file: str) -> None:
+def test_output_must_not_replace_files_of_the_run_it_is_made_from(
+    tmp_path: Path, main: Main, before: list[str], file: str
+) -> None:
     run = stored(tmp_path / "run", row())
     stored(tmp_path / "other", row())
     kept = (run / "summary.json").read_bytes()
@@ -31,7 +33,7 @@ def test_files_of_a_run_are_not_replaced(tmp_path: Path, main: Main, before: lis
     assert [path.name for path in run.iterdir()] == ["summary.json"]
 
 
-def test_nor_are_those_of_repeated_runs_or_of_a_baseline(tmp_path: Path) -> None:
+def test_output_must_not_replace_files_of_repeated_runs_or_a_baseline(tmp_path: Path) -> None:
     for place in ("a/0", "a/1", "b/0"):
         stored(tmp_path / place, row())
     for run in ("a/0", "a/1", "b/0"):
@@ -41,7 +43,7 @@ def test_nor_are_those_of_repeated_runs_or_of_a_baseline(tmp_path: Path) -> None
     assert said.returncode == 2
 
 
-def test_nor_is_a_file_that_was_named_or_linked_to(tmp_path: Path) -> None:
+def test_output_must_not_replace_a_file_that_was_named_or_linked_to(tmp_path: Path) -> None:
     file = stored(tmp_path / "run", row()) / "summary.json"
     kept = file.read_bytes()
     link = tmp_path / "link.json"
@@ -56,7 +58,7 @@ def test_nor_is_a_file_that_was_named_or_linked_to(tmp_path: Path) -> None:
     assert file.read_bytes() == kept
 
 
-def test_what_is_made_of_a_run_may_lie_in_its_folder(tmp_path: Path) -> None:
+def test_output_may_lie_in_the_folder_of_its_run(tmp_path: Path) -> None:
     run = stored(tmp_path / "run", row())
     assert ended(render_report.main, run, "-o", run / "report.html").returncode == 0
     assert ended(compare_runs.main, run, run, "-o", run / "comparison.json").returncode == 0

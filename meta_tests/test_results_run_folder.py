@@ -1,0 +1,48 @@
+"""fixtures/results/run_folder.py: a run's files are never overwritten, and an interrupted run is recovered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.errors import InputError
+from fixtures.records import MemoryCase
+from fixtures.results.rows import read_results
+from fixtures.results.run_folder import RunFolder
+from meta_tests.result_rows import PROVENANCE, case, lines
+
+
+def test_new_run_needs_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    RunFolder.begin(tmp_path, "run", resume=False)
+    with pytest.raises(InputError, match=r"--run-id run: folder=.* exists.*--resume"):
+        RunFolder.begin(tmp_path, "run", resume=False)
+
+
+def test_resumed_run_needs_a_folder_that_exists(tmp_path: Path) -> None:
+    for name in ("run", "long" * 100):
+        with pytest.raises(InputError, match=f"--resume of {name}: (run=missing|folder=File name too long), expected"):
+            RunFolder.begin(tmp_path, name, resume=True)
+    assert RunFolder.begin(tmp_path, RunFolder.create(tmp_path, "run").path.name, resume=True).path == tmp_path / "run"
+
+
+def test_unwritable_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="folder=Not a directory, expected a folder to write to"):
+        RunFolder.create(tmp_path / "file", "run")
+
+
+def test_recovery_keeps_finished_cases_and_removes_those_cut_short(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    folder.append(case(), PROVENANCE)
+    memory = MemoryCase(case_id="m", status="ok")
+    folder.append_memory(memory)
+    path = folder.path / "results.jsonl"
+    finished = path.read_text()
+    path.write_text(finished + "\n".join(lines(case(batch=8))[:2]) + '\n{"cut')
+    with (folder.path / "memory.jsonl").open("a") as file:
+        file.write('{"case_id": "n", "sta')
+    assert folder.recover() == ([case()], [memory])
+    assert path.read_text() == finished
+    folder.append(case(batch=8), PROVENANCE)
+    assert len(read_results(path.read_text().splitlines()).results) == 2
