@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic_core import from_json
 
 from fixtures.errors import InputError
 from fixtures.records import MemoryCase, Summary
-from fixtures.results.reading import summarize_file
+from fixtures.results.reading import summarize_file, summarize_text
 from fixtures.results.run_folder import plain
 from fixtures.results.summary import summarize_case
 from meta_tests.result_rows import case, lines
@@ -80,23 +81,25 @@ def test_benchmark_json_has_timed_and_untimed_cases(tmp_path: Path) -> None:
     ],
     ids=repr,
 )
-def test_unusable_part_of_benchmark_json_is_counted(
-    tmp_path: Path, place: tuple[str | int, ...], value: object, reason: str
-) -> None:
-    summary = summary_with(tmp_path / "bench.json", document(), place, value)
+def test_unusable_part_of_benchmark_json_is_counted(place: tuple[str | int, ...], value: object, reason: str) -> None:
+    summary = summary_with(document(), place, value)
     assert summary is not None
     assert set(summary.unusable) == {reason}
 
 
-def summary_with(path: Path, content: Any, place: tuple[str | int, ...], value: object) -> Summary | None:
-    """The summary of a benchmark JSON with another value in one place; None where it is refused."""
+def summary_with(content: Any, place: tuple[str | int, ...], value: object) -> Summary | None:
+    """The summary of a benchmark JSON or a row with another value in one place; None where it is refused."""
     parent = content
     for key in place[:-1]:
         parent = parent[key]
     parent[place[-1]] = value
-    path.write_text(json.dumps(content, default=str))
+    text = json.dumps(content, default=str)
     try:
-        summary = summarize_file(path)
+        document = from_json(text)
+    except ValueError:
+        document = None
+    try:
+        summary = summarize_text(Path("bench.json"), text, document if isinstance(document, dict) else None)
     except InputError:
         return None
     summary.model_dump_json()
@@ -105,15 +108,11 @@ def summary_with(path: Path, content: Any, place: tuple[str | int, ...], value: 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(place=st.sampled_from(places(document())), value=values | st.just("\ud800") | st.just(10**400))
-def test_benchmark_json_with_any_value_is_summarized_or_refused(
-    tmp_path: Path, place: tuple[str | int, ...], value: object
-) -> None:
-    summary_with(tmp_path / "bench.json", document(), place, value)
+def test_benchmark_json_with_any_value_is_summarized_or_refused(place: tuple[str | int, ...], value: object) -> None:
+    summary_with(document(), place, value)
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(place=st.sampled_from(places(json.loads(lines(case())[0]))), value=values | st.just("\ud800") | st.just(10**400))
-def test_row_with_any_value_is_summarized_or_refused(
-    tmp_path: Path, place: tuple[str | int, ...], value: object
-) -> None:
-    summary_with(tmp_path / "results.jsonl", json.loads(lines(case(rounds=1))[0]), place, value)
+def test_row_with_any_value_is_summarized_or_refused(place: tuple[str | int, ...], value: object) -> None:
+    summary_with(json.loads(lines(case(rounds=1))[0]), place, value)

@@ -70,8 +70,8 @@ def test_summary_of_a_run_that_is_being_written_is_refused(rows: Path) -> None:
         done = ended(main, rows, "-o", rows.with_name("summary.json"))
         assert ended(main, rows, "-o", rows.with_name("other.json")).returncode == 0
     assert done.returncode == 2
-    assert is_one_message(done.stderr)
-    assert f"writer=process {os.getpid()} on " in done.stderr
+    assert is_one_message(done.stderr.splitlines(keepends=True)[-1])
+    assert f"ERROR: --run-id {rows.parent.name}: writer=process {os.getpid()} on " in done.stderr
     assert not rows.with_name("summary.json").exists()
 
 
