@@ -26,7 +26,8 @@ from fixtures.spec import Serving, Variant, load_spec
 from fixtures.triton.branches import ServedBranch, require_one_name_each, served_branch
 from fixtures.triton.config import configs, read_config
 from fixtures.triton.readme import docker_line, pool_flag
-from fixtures.triton.repository import REPOSITORY, read_repository, write_repository
+from fixtures.triton.repository import write_repository
+from fixtures.triton.stored_repository import REPOSITORY, read_repository
 from meta_tests.branches import publish_stand_in, recorded, with_frame
 from meta_tests.conftest import HANGS_S, ROOT
 from meta_tests.exports import MIDAS, RAFT

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fixtures import target
 from fixtures.cases import Export, exports_of
+from fixtures.declarations import declarations
 from fixtures.export.gate import Gate, GateError, GateSettings
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
@@ -79,7 +80,7 @@ def _setup(arguments: argparse.Namespace) -> Setup:
             "schema_version": 1,
             "name": "command_line",
             "dtype": arguments.dtype,
-            "runtimes": ["onnxruntime"],
+            "runtimes": [name for name, runtime in declarations().items() if runtime.file],
             "batches": [arguments.batch],
             "target": {"triton": arguments.triton},
             "variants": [variant],
