@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterable
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -16,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from fixtures.decision import choose
+from fixtures.report import read_material
 from fixtures.results.reading import read_run
 from fixtures.spec.budget import PLACES
 from meta_tests.conftest import ROOT, cpu_seconds, slowness
@@ -129,3 +132,20 @@ def test_stored_run_is_the_same_as_itself_but_for_one_noisy_row(rows: Path) -> N
     )
     assert "judged 60 of 60 cases, 1 failed (59 passed, 1 inconclusive)" in said.stdout
     assert ended(compare_runs.main, rows, rows, "--fail-slower", "3%", "--allow-inconclusive").returncode == 0
+
+
+def test_report_of_bare_rows_reads_each_file_once(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    text_of = Path.read_text
+
+    def read_text(path: Path, *args: Any, **kwargs: Any) -> str:
+        read.append(path)
+        return text_of(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    baseline = Path(shutil.copy(rows, rows.with_name("baseline.jsonl")))
+    material = read_material(rows, baseline, None, None)
+    assert sorted(path for path in read if path.suffix == ".jsonl") == sorted([rows, baseline])
+    assert len(material.rounds.by_case) == 60
+    assert material.compared is not None
+    assert len(material.compared.cases) == 60

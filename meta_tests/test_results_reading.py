@@ -99,11 +99,11 @@ def summary_with(content: Any, place: tuple[str | int, ...], value: object) -> S
     except ValueError:
         document = None
     try:
-        summary = summarize_text(Path("bench.json"), text, document if isinstance(document, dict) else None)
+        read = summarize_text(Path("bench.json"), text, document if isinstance(document, dict) else None)
     except InputError:
         return None
-    summary.model_dump_json()
-    return summary
+    read.summary.model_dump_json()
+    return read.summary
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
