@@ -1,5 +1,6 @@
 # `make bench` measures, `make export` exports and gates, `make serve` proves what a server serves, `make test` runs the
-# suite's own tests. Each sets up what it needs.
+# suite's own tests, `make test-floor` and `make test-newest` a smoke of every room with other versions. Each sets up
+# what it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,7 +22,19 @@ else
 SERVER_ONNXRUNTIME := onnxruntime-gpu[cuda,cudnn]
 endif
 
-.PHONY: bench export serve oldest-env serve-env test lint clean
+# The lowest versions that pyproject.toml allows, on the oldest Python; and the newest ones, on the newest Python of
+# this machine that torch has wheels for.
+FLOOR := .venv-floor
+NEWEST := .venv-newest
+# The first of some versions of Python that starts here: on the path, or among pyenv's.
+first_python = $(shell for version in $(1); do for python in python$$version \
+	$${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version.*/bin/python3; do \
+	"$$python" -c "" 2>/dev/null && echo "$$python" && exit; done; done)
+OLDEST_PYTHON ?= $(call first_python,3.11)
+NEWEST_PYTHON ?= $(call first_python,3.14 3.13 3.12)
+SMOKE := -m pytest smoke_tests -p no:cacheprovider
+
+.PHONY: bench export serve oldest-env serve-env test test-floor test-newest lint clean
 
 bench: $(READY) $(if $(DP_MODELS_ROOT),,$(SYNTHETIC)/SYNTHETIC.json)
 	$(BIN)/python -m $(BENCH) --models-root "$(MODELS_ROOT)" --benchmark-json=out/benchmark.json $(ARGS)
@@ -55,6 +68,26 @@ test: $(READY)
 	-$(MAKE) --no-print-directory serve-env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest meta_tests -n 2 --dist loadfile --no-loadscope-reorder --timeout=1800 $(ARGS)
 
+test-floor: $(FLOOR)/.ready
+	$(FLOOR)/bin/python $(SMOKE) $(ARGS)
+
+test-newest: $(NEWEST)/.ready
+	$(NEWEST)/bin/python $(SMOKE) $(ARGS)
+
+# uv, because pip has no lowest resolution.
+$(FLOOR)/.ready: pyproject.toml
+	rm -rf $(FLOOR)
+	$(or $(OLDEST_PYTHON),$(error test-floor needs Python 3.11)) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(FLOOR)/bin/uv pip install --quiet --python $(FLOOR)/bin/python --resolution lowest-direct -r pyproject.toml
+	touch $(FLOOR)/.ready
+
+$(NEWEST)/.ready: pyproject.toml constraints.txt
+	rm -rf $(NEWEST)
+	$(or $(NEWEST_PYTHON),$(error test-newest needs a Python newer than 3.11)) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $(NEWEST)/.ready
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,4 +105,4 @@ $(SYNTHETIC)/SYNTHETIC.json: $(READY)
 	$(BIN)/python -m tools.make_bundle --out $(SYNTHETIC) --seed 0
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(SERVER) .cache
+	rm -rf $(VENV) $(OLDEST) $(SERVER) $(FLOOR) $(NEWEST) .cache
