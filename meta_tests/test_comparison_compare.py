@@ -1,4 +1,4 @@
-"""The verdict on each case of two sides: what may be compared, rows without a time, and the reasons."""
+"""The verdict on each case of two sides, rows without a time, the reasons, and the advice."""
 
 from __future__ import annotations
 
@@ -9,30 +9,9 @@ import pytest
 
 from fixtures.comparison.compare import compare_sides
 from fixtures.comparison.sides import Side
-from fixtures.records import CaseSummary, ComparedCase, ComparedRuns, Memory, WeightsRecord
+from fixtures.records import Memory
+from meta_tests.compared import compared, pair_of, processes, side
 from meta_tests.runs import MACHINE, latency, on_gpu, row, run_of
-
-
-def side(*processes: CaseSummary, **header: Any) -> Side:
-    """Each row is what one process measured; `header` is of every run."""
-    return Side(Path("side"), tuple(run_of(case, **header) for case in processes))
-
-
-def pair_of(before: list[CaseSummary], after: list[CaseSummary], **header: Any) -> ComparedRuns:
-    """Both sides compared; `header` is of the candidate's runs."""
-    return compare_sides(side(*before), side(*after, **header))
-
-
-def compared(before: list[CaseSummary], after: list[CaseSummary], **header: Any) -> ComparedCase:
-    """The one case of both sides."""
-    (case,) = pair_of(before, after, **header).cases
-    return case
-
-
-def processes(p50: float, count: int = 3, **facts: Any) -> list[CaseSummary]:
-    """Processes that agree to a thousandth."""
-    return [row(p50=p50 * (1 + 0.0005 * (index - 1)), **facts) for index in range(count)]
-
 
 # --- the verdict and its reason ---
 
@@ -119,73 +98,6 @@ def test_row_that_a_slowed_host_may_explain_says_so() -> None:
 def test_three_processes_a_side_need_no_word_about_the_host() -> None:
     rows = [[row(launch_bound=True, p50=p50, p90=15, host_slowdown=1.5)] * 3 for p50 in (10, 10.5)]
     assert compared(*rows).reason == "latency +5.0%"
-
-
-# --- what may be compared ---
-
-
-@pytest.mark.parametrize("key", ["device", "gpu", "driver"])
-def test_another_machine_is_not_comparable(key: str) -> None:
-    case = compared(processes(10), processes(20), environment={**MACHINE, key: "other"})
-    assert (case.verdict, case.ratio) == ("not_comparable", None)
-    assert case.reason == f"another {key}: {MACHINE[key]}, then other"
-    assert case.p50_ms[0] == pytest.approx(10, rel=1e-6), "the figures are shown all the same"
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_another_processor_is_not_comparable_on_a_cpu_alone(device: str) -> None:
-    machine = {**MACHINE, "device": device}
-    other = side(row(), environment={**machine, "cpu": "other", "torch_threads": 2})
-    pair = compare_sides(side(row(), environment=machine), other)
-    assert pair.cases[0].verdict == ("not_comparable" if device == "cpu" else "same")
-    assert "cpu: a host's, then other" in pair.notes
-    assert ("torch_threads: None, then 2" in pair.notes) is (device == "cpu")
-
-
-@pytest.mark.parametrize(
-    ("facts", "said"),
-    [
-        ({"dtype_used": "tf32"}, "another precision class: fp16, then tf32"),
-        ({"dtype_used": None, "dtype_requested": "fp32"}, "another precision class: fp16, then fp32"),
-        ({"batch": 8}, "another batch: 1, then 8"),
-        ({"size": 384}, "another input size: height 256, width 256, then height 384, width 384"),
-        (
-            {"weights": WeightsRecord(sha256="1" * 64, synthetic=False)},
-            "another weights (sha256): 000000000000, then 111111111111",
-        ),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-@pytest.mark.parametrize("first_other", [0, 2])
-def test_another_subject_in_any_process_is_not_comparable(facts: dict[str, Any], said: str, first_other: int) -> None:
-    after = [row(p50=20, id="c", **(facts if index >= first_other else {})) for index in range(3)]
-    case = compared(processes(10, id="c"), after)
-    then, now = said.split(": ")[1].split(", then ")
-    both = said.replace(f", then {now}", f", then {then} and {now}")
-    assert (case.verdict, case.reason) == ("not_comparable", said if first_other == 0 else both)
-
-
-def test_unknown_facts_of_a_row_contradict_nothing() -> None:
-    unknown: dict[str, Any] = {"dtype_used": None, "input_bucket": {}, "synthetic": None, "id": row().id}
-    assert compared(processes(10), processes(20, **unknown)).verdict == "slower"
-
-
-def test_another_library_is_compared_and_noted() -> None:
-    pair = pair_of(processes(10), processes(9), environment={**MACHINE, "torch": "2.12.0"})
-    assert pair.cases[0].verdict == "faster"
-    assert pair.notes == ("torch: 2.11.0, then 2.12.0",)
-
-
-def test_other_frames_and_another_protocol_are_noted() -> None:
-    run = {"content_digests": ["1"], "protocol": {"rounds_s": 1}}
-    notes = pair_of(processes(10), processes(9), run=run).notes
-    assert notes == ("frames, sounds or prompts differ", "the measuring protocol differs")
-
-
-def test_unknown_machines_are_noted() -> None:
-    unknown = side(*processes(10), environment={})
-    pair = compare_sides(unknown, unknown)
-    assert (pair.cases[0].verdict, pair.notes) == ("same", ("neither side says which machine it ran on",))
 
 
 # --- rows without a time ---

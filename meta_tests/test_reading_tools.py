@@ -1,4 +1,4 @@
-"""On a laptop: choice and comparison of a stored GPU run in seconds, with nothing but the `read` group installed."""
+"""The tools that only read files, with nothing but the `read` group installed, on a stored GPU run."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_group_has_none_of_what_is_heavy_and_all_that_it_depends_on() -> None:
+def test_read_group_has_no_heavy_library_and_all_its_dependencies() -> None:
     assert absent_on_a_laptop() >= HEAVY
     assert "annotated-types" in read_group(), "pydantic depends on it"
 
@@ -97,7 +97,9 @@ def test_the_group_has_none_of_what_is_heavy_and_all_that_it_depends_on() -> Non
 @pytest.mark.parametrize(
     ("tool", "runs", "kind"), [("tools.choose_branches", 1, "choice"), ("tools.compare_runs", 2, "comparison")]
 )
-def test_a_stored_run_is_decided_on_in_seconds_without_torch(rows: Path, tool: str, runs: int, kind: str) -> None:
+def test_stored_run_is_chosen_from_and_compared_in_seconds_without_torch(
+    rows: Path, tool: str, runs: int, kind: str
+) -> None:
     report, output = rows.with_name(f"{kind}_modules"), rows.with_name(f"{kind}.json")
     report.write_text(" ".join(absent_on_a_laptop()))
     command = [sys.executable, "-c", PROGRAM, str(report), tool, *[str(rows)] * runs, "-o", str(output)]
@@ -110,7 +112,7 @@ def test_a_stored_run_is_decided_on_in_seconds_without_torch(rows: Path, tool: s
     assert not imported & HEAVY
 
 
-def test_what_is_chosen_of_the_stored_run(rows: Path) -> None:
+def test_choice_of_the_stored_run_is_torch_compile_at_batch_8(rows: Path) -> None:
     """Of every branch torch-compile at batch 8, as the table of the README has it."""
     choice = choose(read_run(rows), {})
     assert {role.role: chosen(role) for role in choice.roles} == {

@@ -1,4 +1,4 @@
-"""A real GPU run, kept as test data: reading it gives what was measured."""
+"""A real GPU run, kept as test data: its files are read, and its rows give its summary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stored() -> Summary:
     return Summary.model_validate_json((STORED / "summary.json").read_text())
 
 
-def test_the_stored_summary_is_a_summary_of_today(stored: Summary) -> None:
+def test_stored_summary_is_read(stored: Summary) -> None:
     assert stored.complete
     assert stored.environment["gpu"] == "NVIDIA H200"
     assert len(stored.cases) == 60
@@ -34,7 +34,7 @@ def test_the_stored_summary_is_a_summary_of_today(stored: Summary) -> None:
     assert all(case.weights is not None and case.weights.synthetic for case in stored.cases)
 
 
-def test_rows_alone_give_the_same_figures(stored: Summary, tmp_path: Path) -> None:
+def test_rows_alone_give_the_same_summary(stored: Summary, tmp_path: Path) -> None:
     rows = tmp_path / "results.jsonl"
     rows.write_bytes(gzip.decompress((STORED / "results.jsonl.gz").read_bytes()))
     again = summarize_file(rows)
@@ -44,7 +44,7 @@ def test_rows_alone_give_the_same_figures(stored: Summary, tmp_path: Path) -> No
     assert (again.run_id, again.environment) == (stored.run_id, stored.environment)
 
 
-def test_damage_in_the_middle_costs_one_case_and_is_named(stored: Summary, tmp_path: Path) -> None:
+def test_damaged_line_costs_one_case_and_is_named(stored: Summary, tmp_path: Path) -> None:
     lines = gzip.decompress((STORED / "results.jsonl.gz").read_bytes()).decode().splitlines()
     lines[1000] = lines[1000][:100]
     rows = tmp_path / "results.jsonl"
@@ -67,7 +67,7 @@ def test_device_time_never_exceeds_host_time(stored: Summary) -> None:
         assert case.launch_bound is (case.latency_ms.p50 > 1.5 * case.device_p50_ms)
 
 
-def test_every_file_of_the_stored_manifest_passed_on_both_providers() -> None:
+def test_stored_manifest_has_every_file_passed_on_both_providers() -> None:
     manifest = read_manifest(STORED)
     assert len(manifest.files) == 13
     for record in manifest.files.values():
@@ -81,7 +81,7 @@ def test_every_file_of_the_stored_manifest_passed_on_both_providers() -> None:
         ]
 
 
-def test_every_file_of_the_full_matrix_passed_on_a_gpu() -> None:
+def test_stored_manifest_of_the_full_matrix_has_every_file_passed_on_a_gpu() -> None:
     """One manifest for both machines: in fp16, with every node on CUDA."""
     files = read_manifest(BASELINE).files
     assert set(files) == {export.file for export in exports_of(load_spec(ROOT / "specs/baseline_gpu.yaml"))}
@@ -93,7 +93,7 @@ def test_every_file_of_the_full_matrix_passed_on_a_gpu() -> None:
 
 
 @pytest.mark.parametrize(("name", "cases"), [("summary.json", 40), ("raft_resnet_summary.json", 16)])
-def test_the_stored_runs_of_the_full_matrix_are_summaries_of_today(name: str, cases: int) -> None:
+def test_stored_summaries_of_the_full_matrix_are_read(name: str, cases: int) -> None:
     summary = Summary.model_validate_json((BASELINE / name).read_text())
     assert summary.environment["gpu"] == "NVIDIA H100 80GB HBM3"
     assert len(summary.cases) == cases
@@ -102,7 +102,7 @@ def test_the_stored_runs_of_the_full_matrix_are_summaries_of_today(name: str, ca
 
 
 @pytest.mark.parametrize("name", ["summary.json", "raft_summary.json"])
-def test_a_stored_served_run_is_a_summary_of_today(name: str) -> None:
+def test_stored_summary_of_a_served_run_is_read(name: str) -> None:
     """A branch on a GPU, through the emulated backend: what is at the server is part of what its client waits."""
     summary = Summary.model_validate_json((SERVED / name).read_text())
     assert summary.environment["gpu"] == "NVIDIA H100 80GB HBM3"
@@ -113,7 +113,7 @@ def test_a_stored_served_run_is_a_summary_of_today(name: str) -> None:
     assert summary.waterfalls == waterfalls(summary.cases)
 
 
-def test_stored_rows_of_a_served_case_say_which_server() -> None:
+def test_stored_rows_of_a_served_case_name_their_server() -> None:
     lines = gzip.decompress((SERVED / "results.jsonl.gz").read_bytes()).decode().splitlines()
     served = [row for row in map(json.loads, lines) if row["runtime"] == "triton"]
     assert len(served) >= 100

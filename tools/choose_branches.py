@@ -1,10 +1,10 @@
-"""Choose the branches to deploy from a run: per role, with reasons, within the budgets of a spec.
+"""Choose the branches of a run to deploy: per role, within the budgets of a spec, with reasons.
 
 python -m tools.choose_branches RUN [--spec SPEC] [-o choice.json]
 
-RUN is a run's folder, its summary.json or results.jsonl, or a benchmark JSON. Budgets stand in the spec under
-`roles:`; without --spec those hold that the run was measured with. Exit code 1: a role has no branch within its
-budget; the nearest miss is named. Without -o the choice goes to standard output, and its reasons to standard error.
+RUN is a run's folder, its summary.json or results.jsonl, or a benchmark JSON. Budgets stand in a spec under `roles:`.
+Without --spec the budgets of the spec that was measured hold. Exit code 1: a role has no branch within its budget; the
+nearest miss is named. Without -o the choice goes to standard output, and its reasons to standard error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tools import command_line
 
 
 def main() -> int:
-    """Parse the command line, choose, write, and say why."""
+    """Parse the command line, choose, write, and print the reasons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or one of its files")
     parser.add_argument("--spec", type=Path, help="spec with the budgets (default: the one that was measured)")

@@ -2,7 +2,7 @@
 
 python -m tools.summarize FILE [-o summary.json] [--bench pretriton] [--run-id NAME]
 
-What was unusable in the file is counted and named, in the summary and on standard error.
+Unusable lines are counted by reason, in the summary and on standard error.
 """
 
 from __future__ import annotations

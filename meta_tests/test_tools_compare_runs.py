@@ -1,4 +1,4 @@
-"""`tools.compare_runs`: what it prints and writes, when its gate fails, and that no file makes it stumble."""
+"""`tools.compare_runs`: its output, its gate, and its refusals of damaged runs."""
 
 from __future__ import annotations
 

@@ -1,18 +1,28 @@
-"""`tools.choose_branches`: what it prints and writes, its exit codes, and that no file makes it stumble."""
+"""`tools.choose_branches`: its output, its exit codes, and its refusals of damaged runs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-import jsonschema
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings
 
 from fixtures.records import Choice
-from meta_tests.runs import HOSTILE, chosen, ended, is_one_message, row, run_of, stored, with_value
-from meta_tests.test_schemas import schema
+from meta_tests.runs import (
+    HOSTILE,
+    Place,
+    chosen,
+    ended,
+    in_every_place,
+    is_one_message,
+    require_schema,
+    row,
+    run_of,
+    stored,
+    with_value,
+)
 from meta_tests.test_spec import places, values
 from tools.choose_branches import main
 
@@ -31,7 +41,7 @@ variants:
 def written(path: Path) -> Choice:
     """A choice on disk, which fits its schema."""
     document = json.loads(path.read_text())
-    jsonschema.validate(document, schema("choice"))
+    require_schema(document, "choice")
     return Choice.model_validate(document)
 
 
@@ -48,7 +58,7 @@ def run(tmp_path: Path) -> Path:
     return stored(tmp_path / "run", row(), row("depth_384", p50=20, size=384, memory_mb=600), slow)
 
 
-def test_it_says_why_and_writes_what_fits_its_schema(run: Path, spec: Path, tmp_path: Path) -> None:
+def test_reasons_are_printed_and_choice_fits_its_schema(run: Path, spec: Path, tmp_path: Path) -> None:
     output = tmp_path / "choice.json"
     said = ended(main, run, "--spec", spec, "-o", output)
     assert (said.returncode, said.stderr) == (0, "")
@@ -57,9 +67,9 @@ def test_it_says_why_and_writes_what_fits_its_schema(run: Path, spec: Path, tmp_
     assert (choice.spec, choice.run_id, choice.feasible) == ("night", "run", True)
     for line in (
         "depth (p95_ms 25.0):\n",
-        "  small: depth_256, torch in fp16 at batch 1: 10 ms a frame",
-        "p95 10.20 ms of 25 ms",
-        "400 MiB, so memory holds 340 instances on this GPU",
+        "  small: depth_256 with torch in fp16 at batch 1 costs 10 ms a frame",
+        "p95 is 10.20 ms of 25 ms",
+        "It needs 400 MiB: this GPU's memory holds 340 instances.",
         "  small: served: Triton does not run torch",
         "  rejected: 1 by p95_ms\n",
         f"wrote {output}\n",
@@ -67,14 +77,14 @@ def test_it_says_why_and_writes_what_fits_its_schema(run: Path, spec: Path, tmp_
         assert line in said.stdout
 
 
-def test_without_an_output_the_choice_alone_is_on_standard_output(run: Path) -> None:
+def test_without_output_option_standard_output_is_the_choice_alone(run: Path) -> None:
     said = ended(main, run)
     assert said.returncode == 0
     assert Choice.model_validate_json(said.stdout).feasible
     assert "depth (no bounds):" in said.stderr
 
 
-def test_the_budgets_of_the_run_hold_and_those_of_a_spec_replace_them(tmp_path: Path, spec: Path) -> None:
+def test_budgets_of_a_spec_replace_those_of_the_run(tmp_path: Path, spec: Path) -> None:
     measured = {"spec": "day", "roles": {"depth": {"p95_ms": 1.0}}}
     path = stored(tmp_path / "r", row(), run=measured)
     before, after = (ended(main, path, "-o", tmp_path / "c.json", *given) for given in ((), ("--spec", spec)))
@@ -83,7 +93,7 @@ def test_the_budgets_of_the_run_hold_and_those_of_a_spec_replace_them(tmp_path: 
     assert written(tmp_path / "c.json").spec == "night"
 
 
-def test_no_branch_within_the_budget_ends_with_1_and_the_nearest_miss(tmp_path: Path) -> None:
+def test_role_without_a_branch_ends_with_1_and_names_the_nearest_miss(tmp_path: Path) -> None:
     cases = [row(p50=30, p95=33), row(runtime="torch-graph", p50=27, p95=30)]
     path = stored(tmp_path / "r", *cases, run={"roles": {"depth": {"p95_ms": 25.0}}})
     said = ended(main, path, "-o", tmp_path / "c.json")
@@ -100,14 +110,14 @@ def test_no_branch_within_the_budget_ends_with_1_and_the_nearest_miss(tmp_path: 
     assert role.nearest_miss.over_percent == pytest.approx(20)
 
 
-def test_no_row_that_can_be_trusted_ends_with_1_and_says_so(tmp_path: Path) -> None:
+def test_role_without_a_usable_row_ends_with_1(tmp_path: Path) -> None:
     said = ended(main, stored(tmp_path / "r", row(status="oom")), "-o", tmp_path / "c.json")
     assert said.returncode == 1
     assert "no branch keeps the budget; no row can be trusted or compared with it" in said.stdout
     assert "rejected: 1 by status" in said.stdout
 
 
-def test_a_run_is_found_by_its_folder_its_summary_or_what_else_there_is_of_it(run: Path) -> None:
+def test_run_is_named_by_its_folder_or_its_summary(run: Path) -> None:
     assert ended(main, run).stdout == ended(main, run / "summary.json").stdout
 
 
@@ -117,7 +127,7 @@ def test_a_run_is_found_by_its_folder_its_summary_or_what_else_there_is_of_it(ru
 @pytest.mark.parametrize(
     "name", ["absent", "x" * 300, "empty", "text.json", "list.json", "no_cases.json", "memory.json"]
 )
-def test_what_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
+def test_file_or_folder_that_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.json").write_text("half a {")
     (tmp_path / "list.json").write_text("[1, 2]")
@@ -131,14 +141,14 @@ def test_what_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("output", ["absent/c.json", "run", "x" * 300])
-def test_an_output_that_cannot_be_written_is_refused(run: Path, output: str) -> None:
+def test_output_that_cannot_be_written_is_refused(run: Path, output: str) -> None:
     said = ended(main, run, "-o", run.parent / output)
     assert (said.returncode, said.stdout) == (2, "")
     assert is_one_message(said.stderr)
     assert "expected a writable path. Choose another." in said.stderr
 
 
-def test_what_cannot_be_written_leaves_what_was_there(run: Path) -> None:
+def test_refused_run_leaves_an_earlier_output(run: Path) -> None:
     output = run.parent / "c.json"
     output.write_text("before")
     assert ended(main, run.parent / "absent", "-o", output).returncode == 2
@@ -156,7 +166,7 @@ def test_what_cannot_be_written_leaves_what_was_there(run: Path) -> None:
         ("keep: 2", "runtimes: [pytorch]", "roles.depth.runtimes[0]='pytorch', expected one of"),
     ],
 )
-def test_a_budget_that_is_none_is_refused(run: Path, spec: Path, old: str, new: str, says: str) -> None:
+def test_invalid_budget_of_a_spec_is_refused(run: Path, spec: Path, old: str, new: str, says: str) -> None:
     spec.write_text(SPEC.replace(old, new))
     said = ended(main, run, "--spec", spec, "-o", run.parent / "c.json")
     assert (said.returncode, said.stdout) == (2, "")
@@ -178,22 +188,12 @@ DOCUMENT = json.loads(
         },
     ).model_dump_json()
 )
+PLACES = [place for place in places(DOCUMENT) if place[:2] != ("cases", 2)]  # the other cases have the same ones
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-@given(place=st.sampled_from(places(DOCUMENT)), value=values | HOSTILE)
-@example(place=("cases", 0, "latency_ms", "p50"), value=5e-324)
-@example(place=("cases", 0, "memory", "gpu_used_mb"), value={"context": -1e308, "steady": 1e308})
-@example(place=("cases", 0, "memory", "gpu_used_mb"), value={"context": 0, "steady": 5e-324})
-@example(place=("environment", "gpu_memory_mb"), value=float("nan"))
-@example(place=("environment", "gpu_memory_mb"), value=10**400)
-@example(place=("run", "roles", "depth", "p95_ms"), value=5e-324)
-@example(place=("run", "spec"), value=7)
-@example(place=("run", "variants", "depth_256", "height"), value=10**400)
-def test_any_value_in_any_place_is_chosen_from_or_refused(
-    tmp_path: Path, place: tuple[str | int, ...], value: object
-) -> None:
-    damaged, output = tmp_path / "damaged.json", tmp_path / "c.json"
+def chosen_from_or_refused(folder: Path, place: Place, value: object) -> None:
+    """Choose from a run with a damaged place; the choice fits its schema, or the tool ends with code 2."""
+    damaged, output = folder / "damaged.json", folder / "c.json"
     damaged.write_text(with_value(DOCUMENT, place, value))
     output.unlink(missing_ok=True)
     said = ended(main, damaged, "-o", output)
@@ -201,10 +201,35 @@ def test_any_value_in_any_place_is_chosen_from_or_refused(
         assert is_one_message(said.stderr), said.stderr
         assert not output.exists()
     else:
-        assert said.returncode == (0 if written(output).feasible else 1)
+        assert said.returncode == (0 if written(output).feasible else 1), (place, value)
 
 
-def test_sizes_that_nothing_has_are_not_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("cases", 0, "latency_ms", "p50"), 5e-324),
+        (("cases", 0, "memory", "gpu_used_mb"), {"context": -1e308, "steady": 1e308}),
+        (("cases", 0, "memory", "gpu_used_mb"), {"context": 0, "steady": 5e-324}),
+        (("environment", "gpu_memory_mb"), float("nan")),
+        (("environment", "gpu_memory_mb"), 10**400),
+        (("run", "roles", "depth", "p95_ms"), 5e-324),
+        (("run", "spec"), 7),
+        (("run", "variants", "depth_256", "height"), 10**400),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_value_beyond_what_floats_divide_is_chosen_from_or_refused(tmp_path: Path, place: Place, value: object) -> None:
+    chosen_from_or_refused(tmp_path, place, value)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(damages=in_every_place(PLACES, values | HOSTILE))
+def test_any_value_in_every_place_is_chosen_from_or_refused(tmp_path: Path, damages: tuple[Any, ...]) -> None:
+    for place, value in damages:
+        chosen_from_or_refused(tmp_path, place, value)
+
+
+def test_impossible_sizes_count_as_one(tmp_path: Path) -> None:
     sizes = [{"height": 10**400}, {"height": -5, "width": 10**400}, {}]
     cases = [row(f"v{index}", p50=index + 1, input_bucket=size) for index, size in enumerate(sizes)]
     assert ended(main, stored(tmp_path / "r", *cases), "-o", tmp_path / "c.json").returncode == 0
