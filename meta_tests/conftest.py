@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,9 +98,20 @@ def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:
     os.environ.clear()
     os.environ.update(unset)
     os.chdir(ROOT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     # Modules that the server has imported are too late for pytest's rewriting of asserts.
     sys.exit(pytest.main(["--assert=plain", *arguments]))
+
+
+@contextmanager
+def interrupts_allowed() -> Iterator[None]:
+    """SIGINT interrupts a process that is started here; in a shell's background job, which ignores it, it would not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
