@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -99,9 +100,15 @@ def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:
     os.environ.update(unset)
     os.chdir(ROOT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    share_fork_server()
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     # Modules that the server has imported are too late for pytest's rewriting of asserts.
     sys.exit(pytest.main(["--assert=plain", *arguments]))
+
+
+def share_fork_server() -> None:
+    """Let this process, which a fork server has made, fork from the same server: another would import for 5 s."""
+    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
 
 
 @contextmanager

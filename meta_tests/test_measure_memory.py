@@ -1,4 +1,4 @@
-"""The memory pass: a fresh process, its stages, and what becomes of one that dies."""
+"""fixtures.measure.memory: a fresh process for each case, its stages, and the outcome when it dies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import dataclasses
 import os
 import select
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +14,7 @@ import torch
 
 from fixtures.cases import Case
 from fixtures.measure import memory
+from fixtures.measure.fork_server import fork_server
 from fixtures.measure.memory import ProbeRequest, measure_memory
 from fixtures.measure.out_of_memory import is_out_of_memory
 from fixtures.nvml import Gpu
@@ -23,7 +22,7 @@ from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.triton.access import ServerAccess
 from fixtures.weights.bundle import Bundle
-from meta_tests.conftest import ROOT
+from meta_tests.conftest import share_fork_server
 from meta_tests.loading import CONTENT
 
 
@@ -35,7 +34,7 @@ def request_for(bundle_root: Path, batch: int = 1, size: int = 128) -> ProbeRequ
     return ProbeRequest(case, bundle_root, weights, bundle_root, ServerAccess(), CONTENT, "cpu", offline=True)
 
 
-def test_stages_of_a_cpu_case(bundle_root: Path) -> None:
+def test_cpu_case_has_all_stages(bundle_root: Path) -> None:
     measured = measure_memory(request_for(bundle_root))
     assert (measured.status, measured.error) == ("ok", None)
     assert measured.memory is not None
@@ -45,13 +44,13 @@ def test_stages_of_a_cpu_case(bundle_root: Path) -> None:
     assert measured.memory.gpu_used_mb == {}
 
 
-def test_memory_that_no_machine_has_is_a_result(bundle_root: Path) -> None:
+def test_case_larger_than_host_memory_has_status_oom(bundle_root: Path) -> None:
     measured = measure_memory(request_for(bundle_root, batch=4096, size=4096))
     assert measured.status == "oom", measured.error
     assert measured.memory is None
 
 
-def test_an_error_in_the_process_comes_back_in_words(bundle_root: Path, tmp_path: Path) -> None:
+def test_error_in_the_process_is_reported_with_its_type(bundle_root: Path, tmp_path: Path) -> None:
     request = request_for(bundle_root)
     lost = dataclasses.replace(request, models_root=tmp_path)
     measured = measure_memory(lost)
@@ -67,7 +66,7 @@ def _end_early(*_: object) -> None:
     os._exit(3)
 
 
-def test_a_process_that_the_kernel_kills_was_out_of_memory(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_killed_by_the_kernel_has_status_oom(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_probe", _kill_itself)
     assert measure_memory(request_for(bundle_root)).status == "oom"
     monkeypatch.setattr(memory, "_probe", _end_early)
@@ -75,25 +74,28 @@ def test_a_process_that_the_kernel_kills_was_out_of_memory(bundle_root: Path, mo
     assert (ended.status, ended.error) == ("error", "the process of the memory pass ended with code 3")
 
 
-def test_a_process_does_not_outlive_the_run_that_started_it(bundle_root: Path, tmp_path: Path) -> None:
+def _measure_in_a_forked_run(request: ProbeRequest) -> None:
+    share_fork_server()
+    measure_memory(request)
+
+
+def test_process_of_the_memory_pass_ends_with_the_run_that_started_it(bundle_root: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "frame.png"
-    os.mkfifo(pipe)  # the probe waits for its content
-    program = (
-        "from dataclasses import replace; from pathlib import Path; from meta_tests.test_measure_memory import *\n"
-        f"content = replace(CONTENT, frames=(Path({str(pipe)!r}),))\n"
-        f"measure_memory(replace(request_for(Path({str(bundle_root)!r})), content=content))"
-    )
-    run = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
-    with pipe.open("wb", buffering=0) as writer:  # the probe has opened the other end when this returns
+    os.mkfifo(pipe)  # the process of the memory pass waits for its content
+    content = dataclasses.replace(CONTENT, frames=(pipe,))
+    request = dataclasses.replace(request_for(bundle_root), content=content)
+    run = fork_server().Process(target=_measure_in_a_forked_run, args=(request,))
+    run.start()
+    with pipe.open("wb", buffering=0) as writer:  # returns when the other end has been opened
         run.kill()
-        run.wait()
+        run.join()
         other_end = select.poll()
-        other_end.register(writer, 0)  # reports only that nobody reads any more
+        other_end.register(writer, 0)  # reports only that the other end was closed
         assert other_end.poll(30_000) == [(writer.fileno(), select.POLLERR)]
 
 
 class _SharedGpu:
-    """A GPU on which our process appears with its context, and another one comes and goes."""
+    """A GPU whose compute processes are, reading by reading, those of `seen`."""
 
     def __init__(self, *seen: set[int]) -> None:
         self._seen = iter(seen)

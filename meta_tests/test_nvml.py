@@ -1,11 +1,11 @@
-"""The GPU that NVML reads is the one that CUDA is allowed to see, however it is named."""
+"""fixtures.nvml: the GPU that NVML reads is the first one that CUDA may see; products match by whole words."""
 
 from __future__ import annotations
 
 import pynvml
 import pytest
 
-from fixtures.nvml import Gpu
+from fixtures.nvml import Gpu, is_product
 
 UUIDS = ("GPU-11112222-0000", "GPU-33334444-0000")
 
@@ -53,6 +53,22 @@ def test_the_first_visible_gpu_is_read(monkeypatch: pytest.MonkeyPatch, visible:
 
 
 @pytest.mark.parametrize("visible", ["", "-1", "2", "GPU-5555", "MIG-1111"])
-def test_no_visible_gpu_is_none(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+def test_without_a_visible_gpu_there_is_none(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert Gpu.first_visible() is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "expected"),
+    [
+        ("H100", "NVIDIA H100 80GB HBM3", True),
+        ("h100 80gb", "NVIDIA H100 80GB HBM3", True),
+        ("A100-SXM4", "NVIDIA A100-SXM4-40GB", True),
+        ("A10", "NVIDIA A100-SXM4-40GB", False),
+        ("H200", "NVIDIA GH200 480GB", False),
+        ("L4", "NVIDIA L40S", False),
+        ("RTX 4090", "NVIDIA GeForce RTX 4090", True),
+    ],
+)
+def test_product_matches_whole_words_of_a_name(wanted: str, name: str, expected: bool) -> None:
+    assert is_product(wanted, name) is expected

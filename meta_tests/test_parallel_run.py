@@ -1,0 +1,199 @@
+"""fixtures.parallel.run: several workers make one run, which survives the death of its parent or of a worker."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fixtures.cases import cases_of
+from fixtures.errors import InputError
+from fixtures.parallel.merge import read_part
+from fixtures.parallel.run import ShardedRun, run_shards
+from fixtures.results.reading import read_run, summarize_file
+from fixtures.results.run_lock import only_writer
+from fixtures.spec import load_spec
+from meta_tests.conftest import ROOT, Suite, environment, wait_until
+
+IDS = tuple(f"{variant}-b{batch}" for variant in "abc" for batch in (1, 2, 4, 8))
+STUB_ANSWERS_S = 30
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The parent of two stub workers, or of a single real one, as a process."""
+
+    folder: Path
+    kind: str = "parent"
+
+    def start(self, state: str, *arguments: str) -> subprocess.Popen[str]:
+        """Begin a run (`new`) or go on with it (`resume`)."""
+        command = [sys.executable, "-m", "meta_tests.stub_worker", self.kind, str(self.folder), state, *arguments]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def finish(self, state: str, *arguments: str) -> tuple[int, str]:
+        """Exit code, and what was said."""
+        process = self.start(state, *arguments)
+        said = process.communicate()[0]
+        return process.returncode, said
+
+    def finished(self) -> dict[str, float]:
+        """Case → its first round, of every whole case on disk."""
+        found: dict[str, float] = {}
+        for folder in (self.folder, *self.folder.glob("shards/*/")):
+            if part := read_part(folder.name, folder):
+                found |= {result.facts.id: result.rounds_ms[0] for result in part.results}
+        return found
+
+    def wait_for(self, process: subprocess.Popen[str], cases: int, seconds: float = STUB_ANSWERS_S) -> None:
+        """Until so many cases are on disk."""
+        wait_until(lambda: process.poll() is not None or len(self.finished()) >= cases, seconds)
+        assert process.poll() is None, process.communicate()[0]
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children() if "--claims" in child.cmdline()]
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Iterator[Parent]:
+    yield Parent(tmp_path / "out" / "r")
+    for process in psutil.process_iter(["cmdline"]):
+        assert str(tmp_path) not in " ".join(process.info["cmdline"] or ()), "no process is left behind"
+
+
+def selected(case_s: float = 0.0) -> tuple[str, ...]:
+    """Arguments of stub workers that measure all cases."""
+    return ("--cases", ",".join(IDS), "--case-s", str(case_s))
+
+
+def test_two_workers_make_one_run_in_the_order_of_the_selection(parent: Parent) -> None:
+    code, said = parent.finish("new", *selected())
+    assert code == 0, said
+    summary = read_run(parent.folder)
+    assert (summary.complete, summary.run_id, summary.notes) == (True, "r", ())
+    assert tuple(case.id for case in summary.cases) == IDS
+    rows = [json.loads(line) for line in (parent.folder / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * len(IDS), "each case once"
+    file = parent.folder.parent / "b.json"
+    document = json.loads(file.read_text())
+    assert [entry["param"] for entry in document["benchmarks"]] == list(IDS)
+    assert (document["pretriton"]["run_id"], document["pretriton"]["complete"]) == ("r", True)
+    assert f"wrote {file}" in said
+
+
+@pytest.mark.parametrize("cases", [1, 5])
+def test_run_whose_parent_was_killed_is_resumed_without_measuring_anything_twice(parent: Parent, cases: int) -> None:
+    process = parent.start("new", *selected(case_s=0.05))
+    parent.wait_for(process, cases)
+    workers = workers_of(process)
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    assert psutil.wait_procs(workers, timeout=STUB_ANSWERS_S)[1] == [], "workers end with their parent"
+    before = parent.finished()
+    assert cases <= len(before) < len(IDS)
+
+    code, said = parent.finish("resume", *selected())
+    assert code == 0, said
+    assert before.items() <= parent.finished().items()
+    summary = read_run(parent.folder)
+    assert (summary.complete, tuple(case.id for case in summary.cases)) == (True, IDS)
+    document = json.loads((parent.folder.parent / "b.json").read_text())
+    assert [entry["param"] for entry in document["benchmarks"]] == list(IDS)
+
+
+def test_killed_worker_and_interrupt_leave_an_incomplete_run_that_names_what_is_missing(parent: Parent) -> None:
+    process = parent.start("new", *selected(case_s=0.1))
+    parent.wait_for(process, 2)
+    workers_of(process)[0].kill()
+    parent.wait_for(process, len(parent.finished()) + 1)  # the other worker goes on
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[0]
+    assert process.returncode == 130, said
+    assert " was ended by SIGKILL" in said
+    assert "interrupted by SIGINT; --resume goes on" in said
+    summary = read_run(parent.folder)
+    finished = parent.finished()
+    assert summary.complete is False
+    assert {case.id for case in summary.cases} == finished.keys()
+    assert {f"missing: {case_id}" for case_id in IDS if case_id not in finished} <= set(summary.notes)
+
+    assert parent.finish("resume", *selected())[0] == 0
+    assert finished.items() <= parent.finished().items(), "finished cases are not measured again"
+    assert read_run(parent.folder).complete is True
+
+
+def test_killed_worker_makes_the_exit_code_1_and_the_run_incomplete(parent: Parent) -> None:
+    process = parent.start("new", *selected(case_s=0.05))
+    parent.wait_for(process, 1)
+    workers_of(process)[0].kill()
+    said = process.communicate()[0]
+    assert process.returncode == 1, said
+    assert read_run(parent.folder).complete is False
+
+
+def test_bad_input_of_all_workers_is_said_once_and_leaves_no_run(parent: Parent) -> None:
+    message = "ERROR: --variants x: variant='x', expected names of small: midas. Check it."
+    code, said = parent.finish("new", "--says", message)
+    assert (code, said) == (2, f"{message}\n")
+    assert not parent.folder.exists()
+
+
+def test_runs_that_are_missing_exist_or_have_a_writer_are_refused(tmp_path: Path) -> None:
+    run = ShardedRun(tmp_path / "r", ())
+    with pytest.raises(InputError, match="run=missing"):
+        run_shards([], ShardedRun(run.folder, (), resume=True), print, 120)
+    run.folder.mkdir()
+    with pytest.raises(InputError, match="expected a run that is new"):
+        run_shards([], run, print, 120)
+    with only_writer(run.folder), pytest.raises(InputError, match="writers=another"):
+        run_shards([], ShardedRun(run.folder, (), resume=True), print, 120)
+
+
+# Sixteen cases, of which a CPU measures one in about a tenth of a second.
+SPEC = """\
+schema_version: 1
+name: small
+dtype: fp32
+runtimes: [torch]
+batches: [1, 2, 3, 4, 5, 6, 7, 8]
+protocol: {cpu_budget_s: 0.1, cpu_warmup_s: 0}
+variants:
+  - {name: midas_small_32, family: midas, model: MiDaS_small, height: 32, width: 32}
+  - {name: midas_small_64, family: midas, model: MiDaS_small, height: 64, width: 64}
+"""
+
+
+def test_run_of_a_real_worker_is_interrupted_and_resumed_by_one_process(
+    suite: Suite, parent: Parent, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC)
+    ids = [case.id for case in cases_of(load_spec(spec))]
+    measured = ("--spec", str(spec), "-k", "test_latency")
+    real = Parent(parent.folder, "real-parent")
+    process = real.start("new", *suite.arguments(*measured))
+    real.wait_for(process, 1, seconds=300)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[0]
+    assert process.returncode == 130, said
+    before = real.finished()
+    assert 1 <= len(before) < len(ids)
+    assert {case.id for case in read_run(real.folder).cases} == before.keys()
+
+    ended = suite.run(*measured, "--run-id", "r", "--resume", f"--benchmark-json={tmp_path / 'b.json'}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert before.items() <= real.finished().items(), "finished cases are not measured again"
+    summary = read_run(real.folder)
+    assert (summary.complete, [case.id for case in summary.cases]) == (True, ids)
+    assert summarize_file(tmp_path / "b.json").table == summary.table
