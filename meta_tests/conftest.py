@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from fixtures.measure.fork_server import fork_server
 from meta_tests.bundles import synthetic_bundle
+from meta_tests.forked import prepare_session
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,20 +95,9 @@ class Suite:
 def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:
     for descriptor, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    unset = environment()
-    os.environ.clear()
-    os.environ.update(unset)
-    os.chdir(ROOT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    share_fork_server()
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    prepare_session(environment())
     # Modules that the server has imported are too late for pytest's rewriting of asserts.
     sys.exit(pytest.main(["--assert=plain", *arguments]))
-
-
-def share_fork_server() -> None:
-    """Let this process, which a fork server has made, fork from the same server: another would import for 5 s."""
-    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
 
 
 @contextmanager

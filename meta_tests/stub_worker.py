@@ -4,7 +4,7 @@
 worker does, with the same code, and takes `--case-s` seconds a case. SIGINT ends it in order, with an incomplete run.
 
 `python -m meta_tests.stub_worker parent FOLDER new|resume ARGUMENTS` is the parent of two such workers, as a process
-that may be killed; `real-parent` is that of a single real one.
+that may be killed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,6 @@ class StubRun(ShardedRun):
     def command(self, worker: Worker) -> list[str]:
         command = super().command(worker)
         return [*command[:2], "meta_tests.stub_worker", *command[3:]]
-
-
-_PARENTS = {"parent": StubRun, "real-parent": ShardedRun}
 
 
 class StubWorker:
@@ -90,8 +87,8 @@ class StubWorker:
 
 def main() -> int:
     """Be a parent or a worker, as the command line says."""
-    if sys.argv[1] in _PARENTS:
-        return _parent(_PARENTS[sys.argv[1]], *sys.argv[2:])
+    if sys.argv[1] == "parent":
+        return _parent(*sys.argv[2:])
     parser = argparse.ArgumentParser()
     for option in ("--cases", "--out", "--run-id", "--claims", "--says"):
         parser.add_argument(option)
@@ -113,10 +110,9 @@ def main() -> int:
     return 0
 
 
-def _parent(kind: type[ShardedRun], folder: str, resume: str, *arguments: str) -> int:
-    names = WORKERS if kind is StubRun else WORKERS[:1]
-    workers = [Worker(name, "a CPU", {"OMP_NUM_THREADS": "1"}) for name in names]
-    run = kind(Path(folder), arguments, resume == "resume", Path(folder).parent / "b.json")
+def _parent(folder: str, resume: str, *arguments: str) -> int:
+    workers = [Worker(name, "a CPU") for name in WORKERS]
+    run = StubRun(Path(folder), arguments, resume == "resume", Path(folder).parent / "b.json")
     try:
         return run_shards(workers, run, _say, 120)
     except InputError as error:

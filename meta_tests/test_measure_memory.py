@@ -22,7 +22,7 @@ from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.triton.access import ServerAccess
 from fixtures.weights.bundle import Bundle
-from meta_tests.conftest import share_fork_server
+from meta_tests.forked import share_fork_server
 from meta_tests.loading import CONTENT
 
 

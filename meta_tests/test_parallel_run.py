@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,15 @@ import pytest
 
 from fixtures.cases import cases_of
 from fixtures.errors import InputError
+from fixtures.parallel import worker_pool
 from fixtures.parallel.merge import read_part
 from fixtures.parallel.run import ShardedRun, run_shards
+from fixtures.parallel.workers import Worker
 from fixtures.results.reading import read_run, summarize_file
 from fixtures.results.run_lock import only_writer
 from fixtures.spec import load_spec
 from meta_tests.conftest import ROOT, Suite, environment, wait_until
+from meta_tests.forked import ForkedPython
 
 IDS = tuple(f"{variant}-b{batch}" for variant in "abc" for batch in (1, 2, 4, 8))
 STUB_ANSWERS_S = 30
@@ -28,14 +33,13 @@ STUB_ANSWERS_S = 30
 
 @dataclass(frozen=True)
 class Parent:
-    """The parent of two stub workers, or of a single real one, as a process."""
+    """The parent of two stub workers, as a process, and the folder of their run."""
 
     folder: Path
-    kind: str = "parent"
 
     def start(self, state: str, *arguments: str) -> subprocess.Popen[str]:
         """Begin a run (`new`) or go on with it (`resume`)."""
-        command = [sys.executable, "-m", "meta_tests.stub_worker", self.kind, str(self.folder), state, *arguments]
+        command = [sys.executable, "-m", "meta_tests.stub_worker", "parent", str(self.folder), state, *arguments]
         return subprocess.Popen(
             command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -54,9 +58,9 @@ class Parent:
                 found |= {result.facts.id: result.rounds_ms[0] for result in part.results}
         return found
 
-    def wait_for(self, process: subprocess.Popen[str], cases: int, seconds: float = STUB_ANSWERS_S) -> None:
+    def wait_for(self, process: subprocess.Popen[str], cases: int) -> None:
         """Until so many cases are on disk."""
-        wait_until(lambda: process.poll() is not None or len(self.finished()) >= cases, seconds)
+        wait_until(lambda: process.poll() is not None or len(self.finished()) >= cases, STUB_ANSWERS_S)
         assert process.poll() is None, process.communicate()[0]
 
 
@@ -160,13 +164,13 @@ def test_runs_that_are_missing_exist_or_have_a_writer_are_refused(tmp_path: Path
         run_shards([], ShardedRun(run.folder, (), resume=True), print, 120)
 
 
-# Sixteen cases, of which a CPU measures one in about a tenth of a second.
+# Six cases, of which a CPU measures one in about a tenth of a second.
 SPEC = """\
 schema_version: 1
 name: small
 dtype: fp32
 runtimes: [torch]
-batches: [1, 2, 3, 4, 5, 6, 7, 8]
+batches: [1, 2, 3]
 protocol: {cpu_budget_s: 0.1, cpu_warmup_s: 0}
 variants:
   - {name: midas_small_32, family: midas, model: MiDaS_small, height: 32, width: 32}
@@ -174,26 +178,32 @@ variants:
 """
 
 
-def test_run_of_a_real_worker_is_interrupted_and_resumed_by_one_process(
-    suite: Suite, parent: Parent, tmp_path: Path
+def test_run_of_real_workers_is_interrupted_and_resumed_by_one_process(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker_pool.subprocess, "Popen", ForkedPython)
     spec = tmp_path / "spec.yaml"
     spec.write_text(SPEC)
     ids = [case.id for case in cases_of(load_spec(spec))]
     measured = ("--spec", str(spec), "-k", "test_latency")
-    real = Parent(parent.folder, "real-parent")
-    process = real.start("new", *suite.arguments(*measured))
-    real.wait_for(process, 1, seconds=300)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate()[0]
-    assert process.returncode == 130, said
-    before = real.finished()
+    parent = Parent(suite.folder / "out" / "r")
+    interrupted = threading.Event()
+
+    def interrupt_after_first_case(_line: str) -> None:
+        if parent.finished() and not interrupted.is_set():
+            interrupted.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = ShardedRun(parent.folder, tuple(suite.arguments(*measured, "-v")))
+    workers = [Worker(name, "a CPU", {"OMP_NUM_THREADS": "1"}) for name in ("cpu0", "cpu1")]
+    assert run_shards(workers, run, interrupt_after_first_case, 120) == 130
+    before = parent.finished()
     assert 1 <= len(before) < len(ids)
-    assert {case.id for case in read_run(real.folder).cases} == before.keys()
+    assert {f"missing: {case_id}" for case_id in ids if case_id not in before} <= set(read_run(parent.folder).notes)
 
     ended = suite.run(*measured, "--run-id", "r", "--resume", f"--benchmark-json={tmp_path / 'b.json'}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert before.items() <= real.finished().items(), "finished cases are not measured again"
-    summary = read_run(real.folder)
-    assert (summary.complete, [case.id for case in summary.cases]) == (True, ids)
+    assert before.items() <= parent.finished().items(), "finished cases are not measured again"
+    summary = read_run(parent.folder)
+    assert (summary.complete, sorted(case.id for case in summary.cases)) == (True, sorted(ids))
     assert summarize_file(tmp_path / "b.json").table == summary.table

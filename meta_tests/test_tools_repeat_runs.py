@@ -9,14 +9,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
 
-from fixtures.measure.fork_server import fork_server
 from fixtures.results.reading import read_run
-from meta_tests.conftest import ROOT, SMALL_SPEC, Ended, Suite, _main, interrupts_allowed, wait_until
+from meta_tests.conftest import ROOT, SMALL_SPEC, Ended, Suite, interrupts_allowed, wait_until
+from meta_tests.forked import ForkedPython
 from meta_tests.runs import ended, is_one_message, row, run_of
 from meta_tests.stub_pytest import calls_of, install
 from tools.repeat_runs import Side, in_turn, main
@@ -189,59 +188,42 @@ def test_damaged_run_is_refused_and_not_overwritten(checkout: Checkout) -> None:
     assert (damaged.read_text(), checkout.calls) == ("{", [])
 
 
-class ForkedSuite:
-    """In the place of `subprocess.Popen`: the real suite, forked from a process that has already imported torch.
-
-    The first one is interrupted as soon as it has a finished case.
-    """
+class InterruptedSuite(ForkedPython):
+    """The real suite, of which the first session is interrupted as soon as it has a finished case."""
 
     started = 0
 
     def __init__(self, command: list[str], cwd: Path) -> None:
         assert (command[1:3], cwd) == (["-m", "pytest"], ROOT)
-        self._folder = Path(command[command.index("--out") + 1]) / command[command.index("--run-id") + 1]
-        logs = (self._folder.parents[3] / "stdout", self._folder.parents[3] / "stderr")
-        self._process = fork_server().Process(target=_main, args=(command[3:], *logs))
-        self._process.start()
+        super().__init__(command)
         type(self).started += 1
-        self._is_interrupted = type(self).started == 1
-
-    def __enter__(self) -> ForkedSuite:
-        return self
-
-    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
-        self._process.join()
+        run = Path(command[command.index("--out") + 1]) / command[command.index("--run-id") + 1]
+        self._interrupted_at = run / "results.jsonl" if type(self).started == 1 else None
 
     def wait(self, timeout: float | None = None) -> int | None:
-        results = self._folder / "results.jsonl"
-        if self._is_interrupted:
-            self._is_interrupted = False
-            wait_until(lambda: not self._process.is_alive() or (results.exists() and bool(results.read_text())))
-            assert self._process.pid
-            os.kill(self._process.pid, signal.SIGINT)
-            raise KeyboardInterrupt
-        self._process.join(timeout)
-        return self._process.exitcode
-
-    def terminate(self) -> None:
-        self._process.terminate()
+        if self._interrupted_at is None:
+            return super().wait(timeout)
+        results, self._interrupted_at = self._interrupted_at, None
+        wait_until(lambda: self.poll() is not None or (results.exists() and bool(results.read_text())))
+        self.send_signal(signal.SIGINT)
+        raise KeyboardInterrupt
 
 
 def test_real_suite_is_interrupted_and_resumed(suite: Suite, small_spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = SMALL_SPEC.replace("height: 64, width: 96", "height: 32, width: 32").replace("[1, 2]", "[1, 2, 4]")
     small_spec.write_text(spec)
-    monkeypatch.setattr("tools.repeat_runs.subprocess.Popen", ForkedSuite)
-    monkeypatch.setattr(ForkedSuite, "started", 0)
+    monkeypatch.setattr("tools.repeat_runs.subprocess.Popen", InterruptedSuite)
+    monkeypatch.setattr(InterruptedSuite, "started", 0)
     ours = ["--repeats", "1", "--run-id", "r", "--out", str(suite.folder / "out"), "--side", "a="]
     theirs = ["--device", "cpu", "--models-root", str(suite.models_root), "--spec", str(small_spec)]
     command = [*ours, "--", "-p", "no:cacheprovider", *theirs, "-k", "test_latency and midas_small_64"]
     first = ended(main, *command)
     assert first.returncode == 130, first.stderr
     run = suite.folder / "out" / "r" / "a" / "1"
-    assert read_run(run).complete is False
+    assert json.loads((run / "summary.json").read_text())["complete"] is False
     before = rounds_of(run)
     assert ended(main, *command).returncode == 0
-    assert ForkedSuite.started == 2
+    assert InterruptedSuite.started == 2
     after = rounds_of(run)
     assert {case_id: after[case_id] for case_id in before} == before, "a finished case is not measured again"
     assert (read_run(run).complete, len(read_run(run).cases)) == (True, 3)
