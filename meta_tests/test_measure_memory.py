@@ -22,7 +22,6 @@ from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.triton.access import ServerAccess
 from fixtures.weights.bundle import Bundle
-from meta_tests.forked import share_fork_server
 from meta_tests.loading import CONTENT
 
 
@@ -74,17 +73,13 @@ def test_process_killed_by_the_kernel_has_status_oom(bundle_root: Path, monkeypa
     assert (ended.status, ended.error) == ("error", "the process of the memory pass ended with code 3")
 
 
-def _measure_in_a_forked_run(request: ProbeRequest) -> None:
-    share_fork_server()
-    measure_memory(request)
-
-
 def test_process_of_the_memory_pass_ends_with_the_run_that_started_it(bundle_root: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "frame.png"
     os.mkfifo(pipe)  # the process of the memory pass waits for its content
     content = dataclasses.replace(CONTENT, frames=(pipe,))
     request = dataclasses.replace(request_for(bundle_root), content=content)
-    run = fork_server().Process(target=_measure_in_a_forked_run, args=(request,))
+    # A run with a fork server of its own, which ends with it.
+    run = fork_server().Process(target=measure_memory, args=(request,))
     run.start()
     with pipe.open("wb", buffering=0) as writer:  # returns when the other end has been opened
         run.kill()
