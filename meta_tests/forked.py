@@ -93,7 +93,12 @@ def prepare_session(environment: Mapping[str, str]) -> None:
 
 def share_fork_server() -> None:
     """Let this process, which a fork server has forked, use the same server: another would import for 5 s."""
-    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+    forkserver.ensure_running = _nothing
+    forkserver._forkserver.ensure_running = _nothing  # type: ignore[method-assign]
+
+
+def _nothing() -> None:
+    """There is nothing to start."""
 
 
 def _run_module(

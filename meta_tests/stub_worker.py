@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fixtures.errors import InputError
 from fixtures.parallel.claims import Claims, Selection
@@ -70,7 +71,7 @@ class StubWorker:
 
     def summarize(self, *, complete: bool) -> None:
         """Write the summary of what has been measured so far."""
-        variants = {case_id.split("-b")[0]: {} for case_id in self._ids}
+        variants: dict[str, Any] = {case_id.split("-b")[0]: {} for case_id in self._ids}
         run = {"dtype": "fp32", "protocol": {}, "content_digests": [], "variants": variants}
         environment = dict(_ENVIRONMENT)
         self._folder.write_summary(

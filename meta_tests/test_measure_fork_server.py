@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -67,10 +68,8 @@ def test_end_fork_server_kills_a_server_that_imports() -> None:
 
 
 def _session_that_marks_the_end_of_its_server(arguments: list[str], folder: Path) -> None:
-    from fixtures.sessions import bench_session  # noqa: PLC0415
-
-    bench_session.end_fork_server = (folder / "server_ended").touch
-    _main(arguments, folder / "stdout", folder / "stderr")
+    with mock.patch("fixtures.sessions.bench_session.end_fork_server", (folder / "server_ended").touch):
+        _main(arguments, folder / "stdout", folder / "stderr")
 
 
 @pytest.mark.parametrize(("selected", "is_ended"), [("test_latency", True), ("test_memory", False)])

@@ -17,7 +17,6 @@ import pytest
 
 from fixtures.cases import cases_of
 from fixtures.errors import InputError
-from fixtures.parallel import worker_pool
 from fixtures.parallel.merge import read_part
 from fixtures.parallel.run import ShardedRun, run_shards
 from fixtures.parallel.workers import Worker
@@ -181,7 +180,7 @@ variants:
 def test_run_of_real_workers_is_interrupted_and_resumed_by_one_process(
     suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_pool.subprocess, "Popen", ForkedPython)
+    monkeypatch.setattr("fixtures.parallel.worker_pool.subprocess.Popen", ForkedPython)
     spec = tmp_path / "spec.yaml"
     spec.write_text(SPEC)
     ids = [case.id for case in cases_of(load_spec(spec))]
