@@ -27,6 +27,7 @@ from meta_tests.test_schemas import schema
 from tools import compare_runs
 
 STORED = Path(__file__).parent / "data" / "h200" / "results.jsonl.gz"
+SUMMARY = STORED.with_name("summary.json")
 LIMIT_S = 5
 HEAVY = {"torch", "pytest", "onnxruntime", "transformers", "timm", "torchvision"}
 
@@ -112,9 +113,9 @@ def test_stored_run_is_chosen_from_and_compared_in_seconds_without_torch(
     assert not imported & HEAVY
 
 
-def test_choice_of_the_stored_run_is_torch_compile_at_batch_8(rows: Path) -> None:
+def test_choice_of_the_stored_run_is_torch_compile_at_batch_8() -> None:
     """Of every branch torch-compile at batch 8, as the table of the README has it."""
-    choice = choose(read_run(rows), {})
+    choice = choose(read_run(SUMMARY), {})
     assert {role.role: chosen(role) for role in choice.roles} == {
         role: {place: f"{name}-b8-fp16-torch-compile" for place, name in zip(PLACES, names, strict=True)}
         for role, names in {
@@ -124,16 +125,16 @@ def test_choice_of_the_stored_run_is_torch_compile_at_batch_8(rows: Path) -> Non
     }
 
 
-def test_stored_run_is_the_same_as_itself_but_for_one_noisy_row(rows: Path) -> None:
+def test_stored_run_is_the_same_as_itself_but_for_one_noisy_row() -> None:
     """The rounds of that row spread by 19%, so that one process a side shows nothing about it."""
-    said = ended(compare_runs.main, rows, rows, "--fail-slower", "3%")
+    said = ended(compare_runs.main, SUMMARY, SUMMARY, "--fail-slower", "3%")
     assert said.returncode == 1
     assert "59 same, 1 inconclusive\n" in said.stdout
     assert (
         "FAILED raft_small_384-b1-fp16-onnxruntime: inconclusive: the interval, 0.595 to 1.682, allows" in said.stdout
     )
     assert "judged 60 of 60 cases, 1 failed (59 passed, 1 inconclusive)" in said.stdout
-    assert ended(compare_runs.main, rows, rows, "--fail-slower", "3%", "--allow-inconclusive").returncode == 0
+    assert ended(compare_runs.main, SUMMARY, SUMMARY, "--fail-slower", "3%", "--allow-inconclusive").returncode == 0
 
 
 def test_report_of_bare_rows_reads_each_file_once(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
