@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -36,7 +37,7 @@ def install(folder: Path, begun: Mapping[str, str], ended: Mapping[str, str]) ->
 
 
 def calls_of(folder: Path) -> list[dict[str, Any]]:
-    """Options and words of every call so far, in order."""
+    """Options, words and process of every call so far, in order."""
     path = folder / "calls"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -56,7 +57,8 @@ def main() -> int:
     run = Path(given.out) / given.run_id
     run.mkdir(parents=True, exist_ok=given.resume)
     with (here / "calls").open("a") as calls:
-        calls.write(json.dumps({**vars(given), "benchmark_json": str(given.benchmark_json), "words": words}) + "\n")
+        call = {**vars(given), "benchmark_json": str(given.benchmark_json), "words": words, "pid": os.getpid()}
+        calls.write(json.dumps(call) + "\n")
     try:
         shutil.copytree(here / "begun", run, dirs_exist_ok=True)
         while (here / "hang").exists():
