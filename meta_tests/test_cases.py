@@ -1,4 +1,4 @@
-"""Case ids are stable and unique; the order keeps a variant's cases together."""
+"""Case ids, and the order of cases."""
 
 from pathlib import Path
 
@@ -7,19 +7,19 @@ from fixtures.spec import load_spec
 from meta_tests.conftest import ROOT
 
 
-def test_ids_are_what_results_of_other_months_are_compared_by() -> None:
+def test_case_ids_are_unique_and_never_change() -> None:
     cases = cases_of(load_spec(ROOT / "specs" / "pretriton_gpu.yaml"))
     assert cases[0].id == "midas_small_256-b1-fp16-torch"
     assert cases[-1].id == "raft_small_512-b8-fp16-torch-compile"
     assert len({case.id for case in cases}) == len(cases) == 6 * 2 * 3
 
 
-def test_cases_of_a_variant_stand_together_so_that_it_is_loaded_once(small_spec: Path) -> None:
+def test_cases_of_a_variant_are_adjacent(small_spec: Path) -> None:
     names = [case.variant.name for case in cases_of(load_spec(small_spec))]
     assert names == sorted(names)
 
 
-def test_a_variant_may_name_its_own_batches_and_runtimes(small_spec: Path) -> None:
+def test_variant_may_name_its_own_batches_and_runtimes(small_spec: Path) -> None:
     text = small_spec.read_text().replace("height: 64", "batches: [4], runtimes: [torch-graph], height: 64")
     small_spec.write_text(text)
     ids = [case.id for case in cases_of(load_spec(small_spec), dtype="fp16")]
@@ -30,7 +30,7 @@ def test_a_variant_may_name_its_own_batches_and_runtimes(small_spec: Path) -> No
     ]
 
 
-def test_frames_have_the_size_of_the_branch_unless_the_spec_names_one(small_spec: Path) -> None:
+def test_frames_have_the_size_of_the_branch_unless_the_spec_names_another(small_spec: Path) -> None:
     text = small_spec.read_text().replace("height: 64", "frame: {height: 720, width: 1280}, height: 64")
     small_spec.write_text(text)
     sizes = {case.variant.name: case.variant.frame_size for case in cases_of(load_spec(small_spec))}

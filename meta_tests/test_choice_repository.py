@@ -20,10 +20,10 @@ from fixtures.records import CaseSummary, Choice, Repository
 from fixtures.spec import load_spec
 from fixtures.spec.budget import Budget
 from fixtures.triton.stored_repository import read_repository
+from meta_tests.any_value import places, values
 from meta_tests.branches import publish_stand_in
 from meta_tests.conftest import ROOT, Ended, environment
 from meta_tests.runs import HOSTILE, ended, is_one_message, row, run_of, with_value
-from meta_tests.test_spec import places, values
 from tools.build_model_repository import main
 
 SPEC = """\

@@ -18,7 +18,7 @@ COLUMNS, SPEC = (ROOT / "docs" / name for name in ("columns.md", "spec.md"))
 # Units, and for counts the word that says what is counted.
 UNIT = re.compile(
     r"milliseconds|[Ss]econds|MiB|bytes|MHz|Celsius|watts|percent|per second|pixels|tokens|items|as a part of 1"
-    r"|[Rr]atio|[Rr]elative L2|scale from 0 to 1|unit|Number|number|[Ii]ndex|[Vv]ersion|Seed|Lengths",
+    r"|[Rr]atio|logarithms|[Rr]elative L2|scale from 0 to 1|unit|Number|number|[Ii]ndex|[Vv]ersion|Seed|Lengths",
 )
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": Spec,

@@ -29,9 +29,9 @@ from fixtures.report.series import Series, Style
 from fixtures.results.rows import read_results
 from fixtures.results.summary import summarize, summarize_case
 from fixtures.spec.budget import Budget
+from meta_tests.any_value import places, values
 from meta_tests.conftest import HANGS_S, ROOT, cpu_seconds, slowness
 from meta_tests.result_rows import case, lines
-from meta_tests.test_spec import places, values
 
 STORED = ROOT / "meta_tests" / "data"
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert(2)">'"&amp;`%{x}"""

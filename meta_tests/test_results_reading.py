@@ -16,8 +16,8 @@ from fixtures.records import MemoryCase, Summary
 from fixtures.results.reading import summarize_file, summarize_text
 from fixtures.results.run_folder import plain
 from fixtures.results.summary import summarize_case
+from meta_tests.any_value import places, values
 from meta_tests.result_rows import case, lines
-from meta_tests.test_spec import places, values
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The schemas in specs/schema are those of the models of today, and every YAML file names its own."""
+"""The schemas in specs/schema are current, and shipped and stored files fit them."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def schema(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
-def test_a_schema_is_that_of_its_model(name: str) -> None:
+def test_schema_is_current(name: str) -> None:
     """Where this fails: `python -m tools.write_schemas`."""
     assert (SCHEMAS / f"{name}.schema.json").read_text() == schema_text(name)
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
 
-def test_no_schema_is_left_of_something_that_is_gone() -> None:
+def test_every_schema_has_a_model() -> None:
     assert {path.name for path in SCHEMAS.iterdir()} == {f"{name}.schema.json" for name in DESCRIBED}
 
 
 @pytest.mark.parametrize("path", [*SPECS, *ENTRIES], ids=lambda path: path.stem)
-def test_a_yaml_file_names_its_schema_and_fits_it(path: Path) -> None:
+def test_yaml_file_names_its_schema_and_fits_it(path: Path) -> None:
     first, *_ = path.read_text().splitlines()
     name = "spec" if path in SPECS else "catalog"
     named = first.removeprefix("# yaml-language-server: $schema=")
@@ -52,11 +52,11 @@ def test_a_yaml_file_names_its_schema_and_fits_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", STORED)
-def test_a_stored_file_fits_its_schema(file: str) -> None:
+def test_stored_file_fits_its_schema(file: str) -> None:
     jsonschema.validate(json.loads((ROOT / "meta_tests/data" / file).read_text()), schema(STORED[file]))
 
 
-def test_the_schema_of_a_variant_takes_dtype_or_its_alias_precision() -> None:
+def test_variant_fits_the_schema_with_dtype_or_its_alias_precision() -> None:
     data = yaml.safe_load((ROOT / "specs/export.yaml").read_text())
     for keys, fits in (({"dtype"}, True), ({"precision"}, True), ({"dtype", "precision"}, False)):
         variants = [data["variants"][0] | dict.fromkeys(keys, "fp16")]
@@ -77,7 +77,7 @@ def test_the_schema_of_a_variant_takes_dtype_or_its_alias_precision() -> None:
     ],
     ids=str,
 )
-def test_what_a_spec_may_not_hold_does_not_fit(path: tuple[str | int, ...], value: object) -> None:
+def test_broken_spec_does_not_fit_its_schema(path: tuple[str | int, ...], value: object) -> None:
     data = yaml.safe_load((ROOT / "specs/export.yaml").read_text())
     place = data
     for key in path[:-1]:

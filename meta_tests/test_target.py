@@ -1,4 +1,4 @@
-"""Which file a Triton release takes, and how a spec names a release."""
+"""Triton releases: the limits of their ONNX Runtime, and how a spec names one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KNOWN = RELEASES[RELEASES.index("24.08") : RELEASES.index("26.07") + 1]
         ("26.07", "1.27.0", 26, 13),
     ],
 )
-def test_a_release_decides_what_a_file_may_use(triton: str, onnxruntime: str, opset: int, ir_version: int) -> None:
+def test_release_decides_opset_and_ir_version(triton: str, onnxruntime: str, opset: int, ir_version: int) -> None:
     row = target.target_of(triton)
     assert (row.onnxruntime, row.max_opset, row.max_ir_version) == (onnxruntime, opset, ir_version)
 
@@ -42,7 +42,7 @@ def test_every_month_from_the_oldest_to_the_newest_is_known() -> None:
     assert KNOWN[0] == target.OLDEST
 
 
-def test_a_newer_server_takes_whatever_an_older_one_takes() -> None:
+def test_newer_release_takes_every_file_of_an_older_one() -> None:
     rows = [target.target_of(triton) for triton in KNOWN]
     limits = [(row.max_opset, row.max_ir_version) for row in rows]
     assert limits == sorted(limits)
@@ -55,13 +55,13 @@ def test_other_releases_are_unknown(triton: str) -> None:
 
 
 @pytest.mark.parametrize("triton", ["24.08", "25.10", "26.07"])
-def test_a_spec_names_a_release(tmp_path: Path, triton: str) -> None:
+def test_spec_names_a_release(tmp_path: Path, triton: str) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(SMALL_SPEC + f'target: {{triton: "{triton}"}}\n')
     assert load_spec(path).target.triton == triton
 
 
-def test_a_spec_that_names_none_is_for_the_oldest(small_spec: Path) -> None:
+def test_spec_without_a_release_is_for_the_oldest(small_spec: Path) -> None:
     assert load_spec(small_spec).target.triton == target.OLDEST
 
 
@@ -78,7 +78,7 @@ def test_a_spec_that_names_none_is_for_the_oldest(small_spec: Path) -> None:
         ("24.08", "target=24.08"),
     ],
 )
-def test_a_release_that_is_none_is_refused_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+def test_unknown_release_is_refused_with_its_line(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(SMALL_SPEC + f"target: {text}\n")
     with pytest.raises(InputError, match=r"spec\.yaml:10: .*" + re.escape(says)):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from fixtures.records import Choice
+from meta_tests.any_value import places, values
 from meta_tests.runs import (
     HOSTILE,
     Place,
@@ -23,7 +24,6 @@ from meta_tests.runs import (
     stored,
     with_value,
 )
-from meta_tests.test_spec import places, values
 from tools.choose_branches import main
 
 SPEC = """\

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fixtures.records import CaseSummary, Comparison
+from meta_tests.any_value import places, values
 from meta_tests.conftest import Ended
 from meta_tests.runs import (
     HOSTILE,
@@ -25,7 +26,6 @@ from meta_tests.runs import (
     stored,
     with_value,
 )
-from meta_tests.test_spec import places, values
 from tools.compare_runs import main
 
 

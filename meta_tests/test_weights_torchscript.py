@@ -1,4 +1,4 @@
-"""Tensors out of archives and checkpoints: exactly those that are in them, and nothing that is in them runs."""
+"""TorchScript archives: their tensors are read, and the program beside them neither runs nor compiles."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from fixtures.errors import InputError
-from fixtures.models import family_named
-from fixtures.subject import _own_entries
-from fixtures.synthetic.files import save_checkpoint
-from fixtures.weights.checkpoint import read_state_dict, require_exact_keys
+from fixtures.weights.checkpoint import read_state_dict
 from fixtures.weights.torchscript import is_torchscript, read_torchscript
 
 
@@ -101,10 +97,7 @@ def rewritten(path: Path, change: Callable[[str, bytes], bytes]) -> Path:
     return changed
 
 
-# --- archives of programs ---
-
-
-def test_the_tensors_are_those_that_torch_loads(saved: Path) -> None:
+def test_tensors_are_those_that_torch_loads(saved: Path) -> None:
     read, expected = read_torchscript(saved), loaded_by_torch(saved)
     assert read.keys() == expected.keys()
     for key, value in expected.items():
@@ -117,7 +110,7 @@ def test_the_tensors_are_those_that_torch_loads(saved: Path) -> None:
     }
 
 
-def test_a_checkpoint_of_it_is_in_float32(saved: Path) -> None:
+def test_floating_tensors_of_an_archive_become_float32(saved: Path) -> None:
     read, stored = read_state_dict(saved), loaded_by_torch(saved)
     assert read.keys() == stored.keys()
     for key, value in stored.items():
@@ -126,7 +119,7 @@ def test_a_checkpoint_of_it_is_in_float32(saved: Path) -> None:
         assert torch.equal(read[key], expected), key
 
 
-def test_lazily_shapes_are_known_and_nothing_is_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lazy_reading_gives_shapes_and_reads_no_tensor(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = read_torchscript(saved)
     monkeypatch.setattr(torch._C, "PyTorchFileReader", forbidden)
     opened: list[str] = []
@@ -145,7 +138,7 @@ def test_lazily_shapes_are_known_and_nothing_is_read(saved: Path, monkeypatch: p
     }
 
 
-def test_the_program_is_neither_run_nor_compiled(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_is_neither_run_nor_compiled(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("load", "script", "trace"):
         monkeypatch.setattr(torch.jit, name, forbidden)
     monkeypatch.setattr(torch._C, "import_ir_module", forbidden)
@@ -154,7 +147,7 @@ def test_the_program_is_neither_run_nor_compiled(saved: Path, monkeypatch: pytes
     assert read_state_dict(broken).keys() == read_state_dict(saved).keys()
 
 
-def test_an_archive_of_a_program_is_told_from_one_of_tensors(saved: Path, tmp_path: Path) -> None:
+def test_archive_of_a_program_is_told_from_one_of_tensors(saved: Path, tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "tensors.pt")
     (tmp_path / "text.pt").write_text("no archive")
     assert is_torchscript(saved)
@@ -196,23 +189,22 @@ def test_code_in_an_archive_is_refused_and_does_not_run(saved: Path, tmp_path: P
     ],
     ids=lambda named: named.decode().replace("\n", "."),
 )
-def test_whatever_else_a_tree_names_is_refused(saved: Path, named: bytes) -> None:
+def test_any_other_name_in_the_tree_is_refused(saved: Path, named: bytes) -> None:
     tree = b"\x80\x02c" + named + b"\n."
     path = rewritten(saved, lambda name, record: tree if name.endswith("/data.pkl") else record)
     with pytest.raises(InputError, match="content=code or an unreadable pickle"):
         read_state_dict(path)
 
 
-def test_a_tree_of_itself_ends(saved: Path) -> None:
-    """A module that is its own attribute."""
+def test_module_that_contains_itself_is_refused(saved: Path) -> None:
     tree = b"\x80\x02c__torch__\nNetwork\n)\x81q\x00}X\x04\x00\x00\x00selfh\x00sb."
     path = rewritten(saved, lambda name, record: tree if name.endswith("/data.pkl") else record)
     with pytest.raises(InputError, match="content=damaged"):
         read_state_dict(path)
 
 
-def test_views_beyond_their_storage_are_refused(saved: Path) -> None:
-    """Of the buffer `view`, whose offset comes after its storage."""
+def test_view_beyond_its_storage_is_refused(saved: Path) -> None:
+    """Changes the offset of the buffer `view`."""
     with zipfile.ZipFile(saved) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         tree = archive.read(name)
@@ -223,126 +215,9 @@ def test_views_beyond_their_storage_are_refused(saved: Path) -> None:
         read_state_dict(path)
 
 
-def test_a_record_that_is_shorter_than_its_tensor_is_refused(saved: Path) -> None:
+def test_record_that_is_shorter_than_its_tensor_is_refused(saved: Path) -> None:
     def halved(name: str, record: bytes) -> bytes:
         return record[: len(record) // 2] if "/data/" in name else record
 
     with pytest.raises(InputError, match="content=damaged"):
         read_state_dict(rewritten(saved, halved))
-
-
-# --- files of every kind ---
-
-STORED = {
-    "conv.weight": torch.arange(6.0).reshape(2, 3),
-    "conv.bias": torch.tensor([0.5, -1.0]).half(),
-    "norm.num_batches_tracked": torch.tensor(3),
-}
-WRITERS: dict[str, Callable[[Path], object]] = {
-    "a.pt": lambda path: scripted(Network(), path),
-    "a.pth": lambda path: torch.save(STORED, path),
-    "a.safetensors": lambda path: safetensors.torch.save_file(STORED, path),
-    "a.pth.tar": lambda path: save_checkpoint(STORED, path, "state_dict"),
-}
-
-
-@pytest.mark.parametrize("lazily", [False, True], ids=["read", "lazily"])
-@pytest.mark.parametrize("how", ["half", "zero bytes", "one byte less"])
-@pytest.mark.parametrize("name", WRITERS)
-def test_a_file_that_was_cut_is_refused(tmp_path: Path, name: str, how: str, lazily: bool) -> None:
-    path = tmp_path / name
-    WRITERS[name](path)
-    whole = path.read_bytes()
-    path.write_bytes({"half": whole[: len(whole) // 2], "zero bytes": b"", "one byte less": whole[:-1]}[how])
-    with pytest.raises(InputError) as caught:
-        read_state_dict(path, lazily=lazily)
-    # torch calls some cuts an invalid argument of the operating system.
-    assert str(caught.value).startswith((f"{path}: content=damaged (", f"{path}: file=Invalid argument, "))
-    assert str(caught.value).endswith(" checkpoint. Put the official file there.")
-
-
-@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pth.tar"])
-def test_every_format_gives_the_same_tensors(tmp_path: Path, name: str) -> None:
-    WRITERS[name](tmp_path / name)
-    read = read_state_dict(tmp_path / name)
-    assert read.keys() == STORED.keys()
-    for key, value in STORED.items():
-        assert torch.equal(read[key], value.float() if value.is_floating_point() else value), key
-        assert read[key].dtype == (torch.float32 if value.is_floating_point() else torch.int64), key
-    lazily = read_state_dict(tmp_path / name, lazily=True)
-    assert {key: (value.shape, value.dtype) for key, value in lazily.items()} == {
-        key: (value.shape, value.dtype) for key, value in STORED.items()
-    }
-
-
-PREFIXED = {f"module.{key}": value for key, value in STORED.items()}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        STORED,
-        PREFIXED,
-        {"epoch": 90, "arch": "resnet50", "best_prec1": torch.tensor(0.5), "state_dict": PREFIXED},
-        {"state_dict": STORED},
-        {"model": STORED, "optimizer": {"lr": 0.1}},
-        {"model": PREFIXED, "optimizer": {}},
-    ],
-    ids=["bare", "parallel", "epoch with a parallel one", "state_dict", "model", "parallel model"],
-)
-def test_a_state_dict_is_found_in_what_training_saves(tmp_path: Path, content: dict[str, Any]) -> None:
-    torch.save(content, tmp_path / "a.pth.tar")
-    read = read_state_dict(tmp_path / "a.pth.tar")
-    assert list(read) == list(STORED)
-
-
-def test_a_prefix_that_some_keys_lack_is_a_name(tmp_path: Path) -> None:
-    mixed = {"module.weight": torch.zeros(1), "head.weight": torch.zeros(1)}
-    torch.save(mixed, tmp_path / "a.pth")
-    assert read_state_dict(tmp_path / "a.pth").keys() == mixed.keys()
-
-
-@pytest.mark.parametrize("lazily", [False, True], ids=["read", "lazily"])
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"epoch": 1},
-        {"state_dict": {"epoch": 1}},
-        {"weight": torch.zeros(1), "epoch": 1},
-        torch.zeros(1),
-        [STORED],
-        None,
-    ],
-    ids=["numbers", "numbers in it", "a number among them", "a tensor", "a list", "nothing"],
-)
-def test_what_holds_no_tensors_by_name_is_refused(tmp_path: Path, content: object, lazily: bool) -> None:
-    torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"a\.pth: content=no state dict, expected tensors by name\."):
-        read_state_dict(tmp_path / "a.pth", lazily=lazily)
-
-
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.pth: file=No such file or directory, expected a readable checkpoint"):
-        read_state_dict(tmp_path / "a.pth")
-
-
-# --- keys beyond the model's ---
-
-
-def test_what_openais_archives_hold_beyond_the_model_is_left_out(tmp_path: Path) -> None:
-    clip = family_named("clip")
-    numbers = {key: torch.tensor(77) for key in ("input_resolution", "context_length", "vocab_size")}
-    save_checkpoint({**STORED, **numbers}, tmp_path / "a.pt", "torchscript")
-    for lazily in (False, True):
-        state_dict = read_state_dict(tmp_path / "a.pt", lazily=lazily)
-        assert state_dict.keys() == STORED.keys() | numbers.keys()
-        assert _own_entries(state_dict, clip).keys() == STORED.keys()
-        assert _own_entries(state_dict, family_named("timm")).keys() == state_dict.keys()
-
-
-def test_no_other_surplus_is_taken(tmp_path: Path) -> None:
-    module = nn.Linear(2, 3)
-    state_dict = {**module.state_dict(), "vocab_sizes": torch.tensor(1)}
-    left = _own_entries(state_dict, family_named("clip"))
-    with pytest.raises(InputError, match="keys=1 keys unknown, first 'vocab_sizes', expected the 2 keys"):
-        require_exact_keys(tmp_path, left, module)

@@ -1,4 +1,4 @@
-"""Digests are made several at once, remembered by size and time stamp, and never taken for more than they are."""
+"""Digests: computed in parallel, remembered in the lock by size and time stamp, and judged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def written(folder: Path, count: int = 3) -> dict[str, Path]:
 # --- making them ---
 
 
-def test_digests_are_of_the_whole_files(tmp_path: Path) -> None:
+def test_digest_is_sha256_of_the_whole_file(tmp_path: Path) -> None:
     files = written(tmp_path)
     for name, digest in digests_of(files, Lock(tmp_path / LOCK, {})).items():
         content = files[name].read_bytes()
@@ -60,7 +60,7 @@ def test_digests_are_of_the_whole_files(tmp_path: Path) -> None:
         assert digest == Digest(expected, len(content), facts.st_mtime_ns)
 
 
-def test_several_are_made_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_are_computed_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2, timeout=10)
 
     def meeting(file: Any, algorithm: str) -> Any:
@@ -72,13 +72,13 @@ def test_several_are_made_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(digests_of(written(tmp_path, 4), Lock(tmp_path / LOCK, {}))) == 4
 
 
-def test_the_largest_is_begun_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]) -> None:
+def test_largest_file_is_read_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     digests_of(written(tmp_path), Lock(tmp_path / LOCK, {}))
     assert read == ["2.pt", "1.pt", "0.pt"]
 
 
-def test_a_digest_is_remembered(tmp_path: Path, read: list[str]) -> None:
+def test_locked_file_is_not_read_again(tmp_path: Path, read: list[str]) -> None:
     files, path = written(tmp_path), tmp_path / LOCK
     first = digests_of(files, Lock.open(path))
     assert Lock.open(path).record(first) is None
@@ -109,7 +109,7 @@ def later(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [longer, other_bytes, later], ids=lambda change: change.__name__)
-def test_another_size_or_time_stamp_is_read_again(
+def test_file_with_another_size_or_time_stamp_is_read_again(
     tmp_path: Path, read: list[str], change: Callable[[Path], None]
 ) -> None:
     files, path = written(tmp_path), tmp_path / LOCK
@@ -121,7 +121,7 @@ def test_another_size_or_time_stamp_is_read_again(
     assert found.sha256 == hashlib.sha256(files["1.pt"].read_bytes()).hexdigest()
 
 
-def test_a_file_that_grows_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, 1)["0.pt"]
 
     def growing(file: Any, algorithm: str) -> Any:
@@ -133,7 +133,7 @@ def test_a_file_that_grows_meanwhile_is_refused(tmp_path: Path, monkeypatch: pyt
         digest_of(path)
 
 
-def test_what_cannot_be_read_is_refused_and_the_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_refused_and_the_others_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = written(tmp_path)
 
     def failing(file: Any, algorithm: str) -> Any:
@@ -151,7 +151,7 @@ def test_what_cannot_be_read_is_refused_and_the_others_are_not(tmp_path: Path, m
 # --- the lock ---
 
 
-def test_a_lock_keeps_when_a_digest_was_first_seen_and_what_others_recorded(tmp_path: Path) -> None:
+def test_lock_keeps_first_date_of_a_digest_and_records_of_other_specs(tmp_path: Path) -> None:
     lock = Lock(tmp_path / LOCK, {"a": LOCKED, "of another spec": LOCKED})
     assert lock.record({"a": Digest(OLD, 3, 2), "b": DIGEST}) is None
     files = Lock.open(tmp_path / LOCK).files
@@ -162,11 +162,11 @@ def test_a_lock_keeps_when_a_digest_was_first_seen_and_what_others_recorded(tmp_
     assert Lock.open(tmp_path / LOCK).files["a"].locked_on > LOCKED.locked_on
 
 
-def test_nothing_new_is_not_written(tmp_path: Path) -> None:
+def test_unchanged_lock_is_not_written(tmp_path: Path) -> None:
     assert Lock(tmp_path / "absent" / LOCK, {"a": LOCKED}).record({"a": DIGEST}) is None
 
 
-def test_a_place_that_cannot_be_written_is_said_and_no_failure(tmp_path: Path) -> None:
+def test_lock_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
     said = Lock(tmp_path / "absent" / LOCK, {}).record({"a": DIGEST})
     assert said == (
         f"{tmp_path}/absent/{LOCK}: digests are not recorded (No such file or directory); "
@@ -174,7 +174,7 @@ def test_a_place_that_cannot_be_written_is_said_and_no_failure(tmp_path: Path) -
     )
 
 
-def test_a_failed_write_leaves_the_old_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Lock(tmp_path / LOCK, {}).record({"a": DIGEST})
     before = (tmp_path / LOCK).read_text()
 
@@ -207,13 +207,13 @@ WHOLE = {"schema_version": 1, "files": {"a": LOCKED.model_dump()}}
     ],
     ids=repr,
 )
-def test_a_damaged_lock_is_refused(tmp_path: Path, content: str) -> None:
+def test_damaged_lock_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / LOCK).write_text(content, encoding="latin-1")
     with pytest.raises(InputError, match=r"bundle\.lock\.json: content=damaged \(.*\), expected what tools\.check"):
         Lock.open(tmp_path / LOCK)
 
 
-def test_a_lock_that_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_lock_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for name in ("folder", "pipe"):
@@ -241,7 +241,7 @@ def test_a_lock_that_is_no_file_is_refused(tmp_path: Path) -> None:
         (OLD, {OLD: "x.yaml", NEW: "y.yaml"}, None, False, "differs", "as y.yaml says"),
     ],
 )
-def test_a_digest_is_judged_by_the_catalog_or_else_by_the_lock(
+def test_digest_is_judged_by_the_catalog_or_else_by_the_lock(
     sha256: str, demanded: dict[str, str], locked: LockedFile | None, relock: bool, word: str, says: str | None
 ) -> None:
     verdict = judge(Path("/root/a"), sha256, demanded, locked, relock)

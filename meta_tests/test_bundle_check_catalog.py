@@ -1,16 +1,12 @@
-"""The catalog is taken as it is meant or refused with file and line, and names what the baseline loads and serves."""
+"""Entries of the catalog: read, or refused with file, line, rule and next step; those shipped name what is served."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from fixtures.bundle_check.artifacts import artifacts_of
 from fixtures.bundle_check.catalog import AUTO, CatalogEntry, load_catalog
 from fixtures.cases import exports_of
 from fixtures.errors import InputError
@@ -18,11 +14,12 @@ from fixtures.models import tower_of
 from fixtures.spec import load_spec
 from fixtures.triton.branches import ServedBranch
 from fixtures.triton.config import _DTYPES
+from meta_tests.any_value import with_any_value
 from meta_tests.branches import record_of
 from meta_tests.conftest import ROOT
-from meta_tests.test_spec import MESSAGE, places, values
+from meta_tests.test_spec import MESSAGE
 
-BASELINE, SERVED = ROOT / "specs/bundle.yaml", ROOT / "specs/baseline_gpu.yaml"
+SERVED = ROOT / "specs/baseline_gpu.yaml"
 CATALOG = load_catalog(ROOT / "specs/catalog")
 TRITON = {entry.model_name: entry for entry in CATALOG.values() if entry.runtime == "triton"}
 
@@ -64,7 +61,7 @@ def refusal(folder: Path, text: str) -> str:
 # --- the form ---
 
 
-def test_both_forms_are_taken(tmp_path: Path) -> None:
+def test_entries_of_both_runtimes_are_read(tmp_path: Path) -> None:
     entry = load(tmp_path, INPROCESS)
     assert (entry.model_name, entry.weights_digest, entry.weights_file) == ("raft_small", AUTO, "visual/raft.pth")
     assert entry.runtime_params is None
@@ -73,7 +70,7 @@ def test_both_forms_are_taken(tmp_path: Path) -> None:
     assert [tensor.name for tensor in served.inputs] == ["INPUT0__0", "INPUT1__0"]
 
 
-def test_an_entry_cannot_be_changed(tmp_path: Path) -> None:
+def test_entry_is_frozen(tmp_path: Path) -> None:
     entry = load(tmp_path, INPROCESS)
     with pytest.raises(ValueError, match="frozen"):
         entry.precision = "fp16"
@@ -108,29 +105,29 @@ def test_an_entry_cannot_be_changed(tmp_path: Path) -> None:
         ("runtime: triton", "runtime: inprocess", 11, "expected none for the runtime inprocess. Remove it."),
     ],
 )
-def test_a_broken_rule_is_named_with_its_line(tmp_path: Path, old: str, new: str, line: int, says: str) -> None:
+def test_broken_rule_is_refused_with_its_line(tmp_path: Path, old: str, new: str, line: int, says: str) -> None:
     assert old in ON_TRITON
     message = refusal(tmp_path, ON_TRITON.replace(old, new, 1))
     assert f"entry.yaml:{line}:" in message
     assert says in message
 
 
-def test_triton_needs_its_parameters(tmp_path: Path) -> None:
+def test_entry_for_triton_without_parameters_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, ON_TRITON[: ON_TRITON.index("runtime_params")])
     assert "runtime_params=None, expected model, inputs and outputs for the runtime triton" in message
 
 
-def test_a_digest_needs_a_file(tmp_path: Path) -> None:
+def test_digest_without_a_file_is_refused(tmp_path: Path) -> None:
     text = INPROCESS.replace("kind: file", "kind: dir").replace(": auto\nlocal", f": {'a' * 64}\nlocal")
     assert "expected `auto` where no artifact is a file" in refusal(tmp_path, text)
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "just text"])
-def test_a_document_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+def test_document_that_is_not_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
     assert "expected a mapping. Start with `model_name:`." in refusal(tmp_path, text)
 
 
-def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_second_entry_of_the_same_name_is_refused(tmp_path: Path) -> None:
     load(tmp_path, INPROCESS)
     (tmp_path / "catalog/vision/second.yaml").write_text(INPROCESS)
     with pytest.raises(InputError, match=r"second\.yaml:1: model_name='raft_small', expected a name that vision/entry"):
@@ -138,32 +135,26 @@ def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["absent", "empty"])
-def test_a_folder_without_entries_is_refused(tmp_path: Path, name: str) -> None:
+def test_folder_without_entries_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=f"{name}: entries=0, .* Name another with --catalog"):
         load_catalog(tmp_path / name)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(place=st.sampled_from(places(yaml.safe_load(ON_TRITON))), value=values)
-def test_any_value_in_any_place_is_taken_or_refused(tmp_path: Path, place: tuple[Any, ...], value: object) -> None:
-    data = yaml.safe_load(ON_TRITON)
-    parent = data
-    for key in place[:-1]:
-        parent = parent[key]
-    parent[place[-1]] = value
-    text, message = yaml.safe_dump(data, allow_unicode=True), None
-    try:
-        load(tmp_path, text)
-    except InputError as error:
-        message = str(error)
-    assert message is None or MESSAGE.match(message), message
+def test_any_value_in_any_place_is_read_or_refused(tmp_path: Path) -> None:
+    for document in with_any_value(yaml.safe_load(ON_TRITON)):
+        text, message = yaml.safe_dump(document, allow_unicode=True), None
+        try:
+            load(tmp_path, text)
+        except InputError as error:
+            message = str(error)
+        assert message is None or MESSAGE.match(message), message
 
 
 # --- what is shipped ---
 
 
-def test_every_branch_of_the_baseline_is_in_it_as_it_is_served() -> None:
+def test_every_branch_of_the_baseline_has_an_entry_as_it_is_served() -> None:
     """Names and datatypes are those of the ensembles that the repository builder makes."""
     exports = {export.branch: export for export in exports_of(load_spec(SERVED)) if export.batch == 1}
     assert TRITON.keys() == exports.keys()
@@ -178,30 +169,3 @@ def test_every_branch_of_the_baseline_is_in_it_as_it_is_served() -> None:
         assert entry.precision == export.file_dtype
         assert entry.engine == "onnxruntime"
         assert entry.role == tower_of(export.variant).task
-
-
-def test_it_names_the_weights_that_the_baseline_loads() -> None:
-    """Each file and each tokenizer in an entry for the process, and each served branch with the file of its variant."""
-    for spec in (load_spec(BASELINE), load_spec(SERVED)):
-        for artifact in artifacts_of([spec], CATALOG, load_spec(BASELINE)):
-            entries = [CATALOG[file] for file in artifact.catalog_files]
-            assert "inprocess" in {entry.runtime for entry in entries}, artifact.path
-            if artifact.kind == "file":
-                assert {entry.weights_file for entry in entries} == {artifact.path}
-                branches = {export.branch for export in exports_of(spec) if export.variant in artifact.variants}
-                named = {entry.model_name for entry in entries}
-                assert branches & TRITON.keys() <= named
-            roles = {tower_of(variant).task for variant in artifact.variants}
-            assert not roles or {entry.role for entry in entries} == roles
-
-
-def test_it_names_nothing_that_the_baseline_does_not_know() -> None:
-    assert all(artifact.variants for artifact in artifacts_of([load_spec(BASELINE)], CATALOG, load_spec(BASELINE)))
-
-
-def test_what_the_baseline_calls_optional_is_so_for_any_spec() -> None:
-    """raft_large is in the catalog and not in this spec."""
-    artifacts = artifacts_of([load_spec(SERVED)], CATALOG, load_spec(BASELINE))
-    (large,) = [artifact for artifact in artifacts if "raft_large" in artifact.path]
-    assert (large.optional, large.variants, large.glob) == (True, (), "torch_cache/hub/checkpoints/raft_large_*.pth")
-    assert all(not artifact.optional for artifact in artifacts if artifact is not large)
