@@ -53,6 +53,12 @@ def test_another_subject_in_any_process_is_not_comparable(facts: dict[str, Any],
     assert (case.verdict, case.reason) == ("not_comparable", said if first_other == 0 else both)
 
 
+def test_the_same_mixture_of_subjects_on_both_sides_is_not_comparable() -> None:
+    mixture = [row(id="c"), row(id="c", dtype_used="tf32")]
+    case = compared(mixture, mixture)
+    assert (case.verdict, case.reason) == ("not_comparable", "another dtype: fp16 and tf32, then fp16 and tf32")
+
+
 def test_unknown_facts_of_a_row_contradict_nothing() -> None:
     unknown: dict[str, Any] = {"dtype_used": None, "input_bucket": {}, "synthetic": None, "id": row().id}
     assert compared(processes(10), processes(20, **unknown)).verdict == "slower"
