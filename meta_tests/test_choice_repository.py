@@ -175,8 +175,8 @@ def test_a_branch_whose_served_row_breaks_the_budget_is_refused(place: Place) ->
         ),
         (served("midas_64", 4), "midas_small_64x96_b4.onnx"),
         (served("midas_64", dtype_requested="fp16"), "midas_small_64x96.onnx"),
-        (served("midas_64", dtype_requested="int8"), "depth, large: precision=int8, expected one of fp32, tf32, fp16."),
-        (served("midas_64", dtype_requested=None, dtype_used=None), "depth, large: precision=None, expected one of"),
+        (served("midas_64", dtype_requested="int8"), "depth, large: dtype=int8, expected one of fp32, tf32, fp16."),
+        (served("midas_64", dtype_requested=None, dtype_used=None), "depth, large: dtype=None, expected one of"),
     ],
     ids=lambda value: str(value)[:40],
 )
