@@ -8,12 +8,8 @@ from fixtures.cases import Case
 from fixtures.sessions.bench import Bench
 from fixtures.sessions.playback import playback_timer, publish
 
-# A library that deprecates something is no reason to lose a measurement, and a case without a result has no
-# rounds for pytest-benchmark to miss.
-pytestmark = [
-    pytest.mark.filterwarnings("default"),
-    pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"),
-]
+# A case without a result has no rounds for pytest-benchmark to miss.
+pytestmark = pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
 
 
 @pytest.mark.benchmark(timer=playback_timer)

@@ -5,9 +5,6 @@ import pytest
 from fixtures.cases import Case
 from fixtures.sessions.bench import Bench
 
-# A library that deprecates something is no reason to lose a measurement.
-pytestmark = pytest.mark.filterwarnings("default")
-
 
 def test_memory(case: Case, bench: Bench) -> None:
     """Measured by `fixtures/measure/memory.py`: context, weights, first call, steady state."""

@@ -6,9 +6,6 @@ from fixtures.cases import Export
 from fixtures.export.gate import Gate, GateError
 from fixtures.sessions.export_session import ExportSession, ParityCase
 
-# A library that deprecates something says nothing about a file.
-pytestmark = pytest.mark.filterwarnings("default")
-
 
 def test_graph(gate: Gate) -> None:
     """Fixed shapes, the contract's names and dtypes, versions that the target knows, a file that loads anywhere."""

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from fixtures.measure.fork_server import fork_server
+from fixtures.processes import child_environment
+from fixtures.sessions.pytest_plugin import suites_of
 from meta_tests.bundles import synthetic_bundle
 from meta_tests.forked import prepare_session
 
@@ -38,6 +41,19 @@ variants:
   - {name: midas_small_64, family: midas, model: MiDaS_small, height: 64, width: 96}
   - {name: raft_small_128, family: raft, model: raft_small, height: 128, width: 128}
 """
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A warning is an error in a session of these tests alone; beside a suite, that suite's warnings are none."""
+    if not suites_of(config):
+        config.addinivalue_line("filterwarnings", "error")
+        config.addinivalue_line("filterwarnings", "ignore:Not saving anything")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU, and torch finds none")
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +142,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 600) -> None:
 
 def environment() -> dict[str, str]:
     """The environment of a person who has set nothing."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("DP_", "PYTEST_"))}
+    return child_environment(without=("DP_", "PYTEST_"))
 
 
 def cpu_seconds(command: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], float]:

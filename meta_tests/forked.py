@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import runpy
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fixtures.measure.fork_server import fork_server
+from fixtures.processes import end_with_parent, take_interrupts
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,8 +85,8 @@ def prepare_session(environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update({name: value for name, value in environment.items() if not name.startswith("PYTEST_")})
     os.chdir(ROOT)
-    # Tests in a shell's background job inherit that SIGINT is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_with_parent()
+    take_interrupts()
     share_fork_server()
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
 

@@ -14,16 +14,30 @@ from meta_tests.result_rows import PROVENANCE, case, lines
 
 
 def test_new_run_needs_a_folder_that_does_not_exist(tmp_path: Path) -> None:
-    RunFolder.begin(tmp_path, "run", resume=False)
-    with pytest.raises(InputError, match=r"--run-id run: folder=.* exists.*--resume"):
-        RunFolder.begin(tmp_path, "run", resume=False)
+    with RunFolder.writing(tmp_path, "run", False, {}):
+        pass
+    said = r"--run-id run: folder=.* exists.*--resume"
+    with pytest.raises(InputError, match=said), RunFolder.writing(tmp_path, "run", False, {}):
+        pass
 
 
 def test_resumed_run_needs_a_folder_that_exists(tmp_path: Path) -> None:
     for name in ("run", "long" * 100):
-        with pytest.raises(InputError, match=f"--resume of {name}: (run=missing|folder=File name too long), expected"):
-            RunFolder.begin(tmp_path, name, resume=True)
-    assert RunFolder.begin(tmp_path, RunFolder.create(tmp_path, "run").path.name, resume=True).path == tmp_path / "run"
+        said = f"--resume of {name}: (run=missing|folder=File name too long), expected"
+        with pytest.raises(InputError, match=said), RunFolder.writing(tmp_path, name, True, {}):
+            pass
+    RunFolder.create(tmp_path, "run")
+    with RunFolder.writing(tmp_path, "run", True, {}) as folder:
+        assert folder.path == tmp_path / "run"
+
+
+def test_run_that_is_refused_for_an_output_file_leaves_no_folder(tmp_path: Path) -> None:
+    outputs = {"--benchmark-json": tmp_path / "b.json"}
+    with RunFolder.writing(tmp_path, "one", False, outputs):
+        said = "--benchmark-json .*: writer=process"
+        with pytest.raises(InputError, match=said), RunFolder.writing(tmp_path, "two", False, outputs):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_unwritable_place_is_refused(tmp_path: Path) -> None:

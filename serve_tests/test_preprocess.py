@@ -5,9 +5,6 @@ import pytest
 from fixtures.sessions.serve_session import ServeSession
 from fixtures.triton.branches import ServedBranch
 
-# A deprecation warning of a library is no defect of a file.
-pytestmark = pytest.mark.filterwarnings("default")
-
 
 def test_preprocess(branch: ServedBranch, serving: ServeSession) -> None:
     """The preprocess file computes the tensors of the bench's module for photographs, noise, and the edges of UINT8."""

@@ -19,8 +19,7 @@ from fixtures.triton.client import REQUEST_TIMEOUT_S, TRITON_DTYPES, Array, Requ
 from fixtures.triton.config import read_config
 from fixtures.triton.load import LoadTarget, closed_loop
 
-# A deprecation warning of a library is no defect of a server.
-pytestmark = [pytest.mark.on_server, pytest.mark.filterwarnings("default")]
+pytestmark = pytest.mark.on_server
 
 PROTOCOLS: tuple[ServedProtocol, ...] = ("http", "grpc", "grpc+shm")
 CONCURRENCY = 8  # judgment: enough that answers overtake each other; the top of the default load levels
