@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -96,16 +97,29 @@ class Suite:
         """The whole command line, for a process that is started from nothing."""
         return [sys.executable, "-m", "pytest", *self.arguments(*arguments)]
 
-    def run(self, *arguments: str) -> Ended:
-        """Run to the end, in a process forked from one that has already imported torch: that takes eight seconds."""
-        stdout, stderr = self.folder / "stdout", self.folder / "stderr"
-        process = fork_server().Process(target=_main, args=(self.arguments(*arguments), stdout, stderr))
+    def start(self, *arguments: str, words: str = "said") -> BaseProcess:
+        """Begin to run, in a process forked from one that has already imported torch: that takes eight seconds.
+
+        Args:
+            words: beginning of the names of the files with its output.
+        """
+        given = (self.arguments(*arguments), self.folder / f"{words}.out", self.folder / f"{words}.err")
+        process = fork_server().Process(target=_main, args=given)
         process.start()
+        return process
+
+    def ended(self, process: BaseProcess, words: str = "said") -> Ended:
+        """Wait for the end of a process that was started."""
         process.join(timeout=HANGS_S)
+        stdout, stderr = ((self.folder / f"{words}.{end}").read_text() for end in ("out", "err"))
         if process.exitcode is None:
             process.kill()
-            pytest.fail(f"it hangs: {stdout.read_text()}")
-        return Ended(process.exitcode, stdout.read_text(), stderr.read_text())
+            pytest.fail(f"it hangs: {stdout}")
+        return Ended(process.exitcode, stdout, stderr)
+
+    def run(self, *arguments: str) -> Ended:
+        """Run to the end."""
+        return self.ended(self.start(*arguments))
 
 
 def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:

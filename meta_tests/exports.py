@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import onnx
@@ -15,12 +14,11 @@ from fixtures.cases import Export, FileDtype
 from fixtures.export.gate import Gate, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
-from fixtures.measure.fork_server import fork_server
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.weights.bundle import Bundle, Weights
 from meta_tests.cache import Recipe, link_tree, view
-from meta_tests.conftest import SMALL_SPEC, Suite, _main
+from meta_tests.conftest import SMALL_SPEC, Suite
 from meta_tests.loading import CONTENT
 from meta_tests.references import StoredReference
 
@@ -115,10 +113,3 @@ class ExportSuite(Suite):
     def onnx_dir(self) -> Path:
         """Where it publishes to."""
         return self.folder / "onnx"
-
-    def start(self, *arguments: str) -> BaseProcess:
-        """Run as `run` does, without waiting for the end."""
-        given = (self.arguments(*arguments), self.folder / "stdout", self.folder / "stderr")
-        process = fork_server().Process(target=_main, args=given)
-        process.start()
-        return process

@@ -1,0 +1,144 @@
+"""fixtures/sessions/pytest_plugin.py: each suite has its session, and a session without tests writes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fixtures.errors import InputError
+from fixtures.sessions.pytest_plugin import BENCH, EXPORT, SERVE, begin_sessions, names_only, session_of, suites_of
+from meta_tests.conftest import ROOT, Ended, Suite, environment
+
+
+@dataclass(frozen=True)
+class _Invocation:
+    dir: Path
+
+
+@dataclass(frozen=True)
+class _Config:
+    """As much of pytest's configuration as the choice of sessions depends on."""
+
+    args: list[str]
+    invocation_params: _Invocation = _Invocation(ROOT)
+    option: argparse.Namespace = field(default_factory=argparse.Namespace)
+
+
+def config(*arguments: str, folder: Path = ROOT, **given: Any) -> pytest.Config:
+    switches = ("help", "version", "markers", "collectonly", "setuponly", "showfixtures", "show_fixtures_per_test")
+    option = argparse.Namespace(**{**dict.fromkeys(switches, False), **given})
+    return cast(pytest.Config, _Config(list(arguments), _Invocation(folder), option))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "expected"),
+    [
+        (["meta_tests"], ROOT, []),
+        (["bench_tests"], ROOT, [BENCH]),
+        (["bench_tests/test_latency.py::test_latency[a-b1]"], ROOT, [BENCH]),
+        (["serve_tests", "export_tests/"], ROOT, [EXPORT, SERVE]),
+        (["."], ROOT, [BENCH, EXPORT, SERVE]),
+        ([str(ROOT)], Path("/"), [BENCH, EXPORT, SERVE]),
+        (["."], ROOT / "export_tests", [EXPORT]),
+        (["../bench_tests"], ROOT / "docs", [BENCH]),
+        (["bench_tests"], ROOT / "docs", []),
+    ],
+)
+def test_suites_are_those_that_the_command_line_covers(arguments: list[str], folder: Path, expected: list[Any]) -> None:
+    assert suites_of(config(*arguments, folder=folder)) == expected
+
+
+@pytest.mark.parametrize("switch", ["help", "version", "markers"])
+def test_pytest_explaining_itself_has_no_session(switch: str) -> None:
+    assert suites_of(config("bench_tests", **{switch: True})) == []
+
+
+def test_two_processes_of_xdist_are_refused() -> None:
+    for given in ({"numprocesses": 2}, {"numprocesses": None, "dist": "load"}):
+        with pytest.raises(InputError, match=r"processes=several, expected one process.*Leave out -n\."):
+            begin_sessions(config("bench_tests", **given))
+
+
+def test_fixture_of_a_suite_without_a_session_says_what_to_name() -> None:
+    without = cast(Any, config())
+    object.__setattr__(without, "pluginmanager", pytest.PytestPluginManager())
+    with pytest.raises(pytest.UsageError, match=r"bench_tests: path=none, expected its folder or files\. Name "):
+        session_of(without, BENCH)
+
+
+def test_session_without_tests_is_known_by_its_switches() -> None:
+    for switch in ("collectonly", "setuponly", "showfixtures", "show_fixtures_per_test"):
+        assert names_only(config("bench_tests", **{switch: True}))
+    assert not names_only(config("bench_tests"))
+
+
+# --- whole sessions ---
+
+
+@dataclass(frozen=True)
+class AllSuites(Suite):
+    """Runs pytest on the whole checkout, or on several suites."""
+
+    tests: tuple[str, ...] = (".",)
+
+    def arguments(self, *arguments: str) -> list[str]:
+        """What follows `pytest` on the command line."""
+        _, *rest = super().arguments("--onnx-dir", str(self.folder / "onnx"))
+        return [*self.tests, *rest, *arguments]
+
+
+def collected(ended: Ended) -> set[str]:
+    """The test folders of which something was collected."""
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return {line.split("/")[0] for line in ended.stdout.splitlines() if "::" in line}
+
+
+def test_whole_checkout_and_several_suites_at_once_are_collected(
+    tmp_path: Path, bundle_root: Path, small_spec: Path
+) -> None:
+    """Of the tests in meta_tests, those with parameters of the same names are enough."""
+    whole = AllSuites(tmp_path, bundle_root)
+    collect = ("--collect-only", "-q", "--spec", str(small_spec), "--ignore-glob=*/meta_tests/test_[!t]*")
+    assert collected(whole.run(*collect)) >= {"bench_tests", "export_tests", "serve_tests", "meta_tests"}
+    several = replace(whole, tests=("serve_tests", "bench_tests"))
+    ended = several.run(*collect, "-k", "midas_small_64-b1")
+    assert collected(ended) == {"bench_tests", "serve_tests"}
+    assert "bench_tests/test_latency.py::test_latency[midas_small_64-b1-fp32-torch]" in ended.stdout
+    assert "serve_tests/test_serving.py::test_reload[midas_small_64-b1-fp32]" in ended.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"small.yaml", "said.out", "said.err"}
+
+
+@pytest.mark.parametrize(
+    ("switch", "shows"),
+    [  # with a part of what each shows
+        ("--setup-plan", "bench_tests/test_latency.py::test_latency[midas_small_64-b1-fp32-torch] (fixtures used"),
+        ("--setup-only", "bench_tests/test_latency.py::test_latency[midas_small_64-b1-fp32-torch] (fixtures used"),
+        ("--fixtures", "benchmark -- "),
+    ],
+)
+def test_session_that_runs_no_test_writes_and_removes_nothing(
+    tmp_path: Path, bundle_root: Path, small_spec: Path, switch: str, shows: str
+) -> None:
+    json_path = tmp_path / "bench.json"
+    json_path.write_text("of an earlier run")
+    suites = AllSuites(tmp_path, bundle_root, tests=("bench_tests", "export_tests", "serve_tests"))
+    ended = suites.run(switch, "--spec", str(small_spec), f"--benchmark-json={json_path}", "-k", "b1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert shows in ended.stdout
+    assert json_path.read_text() == "of an earlier run"
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "small.yaml", "said.out", "said.err"}
+
+
+def test_help_needs_no_torch() -> None:
+    modules = {"conftest", "bench_tests.conftest", "export_tests.conftest", "serve_tests.conftest"}
+    command = [sys.executable, "-c", f"import sys, {', '.join(modules)}; print(*sys.modules)"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert modules <= imported
+    assert not {"torch", "onnxruntime", "tritonclient", "rich"} & imported
