@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -69,6 +70,13 @@ def small_spec(tmp_path: Path) -> Path:
     path = tmp_path / "small.yaml"
     path.write_text(SMALL_SPEC)
     return path
+
+
+@pytest.fixture
+def own_environment() -> Iterator[None]:
+    """The environment variables that a session sets for its process are unset after the test."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-import pytest
 
 from fixtures.cases import Case
 from fixtures.records import CaseFacts, MemoryCase
@@ -18,19 +13,12 @@ from fixtures.sessions.plan import Plan, make_plan
 from fixtures.subject import locate_checkpoint
 
 
-@pytest.fixture
-def own_environment() -> Iterator[None]:
-    """What a session sets in the environment of its process is unset after the test."""
-    with mock.patch.dict(os.environ):
-        yield
-
-
-def plan_of(folder: Path, spec: str, models_root: Path, **options: Any) -> Plan:
-    """The plan of a spec that is written to a folder, where its runs go, too."""
+def plan_of(folder: Path, text: str, root: Path, **options: Any) -> Plan:
+    """The plan of a spec that is written to a folder, where its runs go, too; with weights of a bundle."""
     path = folder / "spec.yaml"
-    path.write_text(spec)
+    path.write_text(text)
     known: dict[str, Any] = {"run_id": "r", "device": "cpu", "offline": False, "out": str(folder / "out")}
-    known |= {"spec": str(path), "models_root": str(models_root)}
+    known |= {"spec": str(path), "models_root": str(root)}
     return make_plan(Options(**{**known, **options}))
 
 
