@@ -30,9 +30,9 @@ class _Config:
     option: argparse.Namespace = field(default_factory=argparse.Namespace)
 
 
-def config(*arguments: str, folder: Path = ROOT, **given: Any) -> pytest.Config:
+def config(*arguments: str, folder: Path = ROOT, switch: str = "", **given: Any) -> pytest.Config:
     switches = ("help", "version", "markers", "collectonly", "setuponly", "showfixtures", "show_fixtures_per_test")
-    option = argparse.Namespace(**{**dict.fromkeys(switches, False), **given})
+    option = argparse.Namespace(**{name: name == switch for name in switches}, **given)
     return cast(pytest.Config, _Config(list(arguments), _Invocation(folder), option))
 
 
@@ -56,7 +56,7 @@ def test_suites_are_those_that_the_command_line_covers(arguments: list[str], fol
 
 @pytest.mark.parametrize("switch", ["help", "version", "markers"])
 def test_pytest_explaining_itself_has_no_session(switch: str) -> None:
-    assert suites_of(config("bench_tests", **{switch: True})) == []
+    assert suites_of(config("bench_tests", switch=switch)) == []
 
 
 def test_two_processes_of_xdist_are_refused() -> None:
@@ -74,7 +74,7 @@ def test_fixture_of_a_suite_without_a_session_says_what_to_name() -> None:
 
 def test_session_without_tests_is_known_by_its_switches() -> None:
     for switch in ("collectonly", "setuponly", "showfixtures", "show_fixtures_per_test"):
-        assert names_only(config("bench_tests", **{switch: True}))
+        assert names_only(config("bench_tests", switch=switch))
     assert not names_only(config("bench_tests"))
 
 
