@@ -1,8 +1,8 @@
-"""Say of every artifact that specs and the catalog name whether it is there, whole, the expected one, and loads.
+"""Check that every file which specs and the catalog name is there, whole, the expected one, and loads.
 
 python -m tools.check_bundle --models-root DIR [--spec FILE] [--json]
 
-Exit code 0: all in order. 1: something is not; each problem names the path and what to put there. 2: bad input.
+Exit code 0: no problem. 1: problems; each names the path and what to put there. 2: bad input.
 Digests are recorded in the lock file, bundle.lock.json in the models root, and compared with it from then on.
 """
 
@@ -31,7 +31,7 @@ from fixtures.weights.bundle import Bundle
 from tools import command_line
 
 _BASELINE = SPECS / "bundle.yaml"
-_WIDTH = 100  # columns, where nobody's terminal says how many it has
+_WIDTH = 100  # columns, where the output is no terminal
 _SHOWN = 12  # hexadecimal digits of a digest
 _MIB = 1024**2
 _EXPECTED: dict[DigestVerdict, str] = {
@@ -50,12 +50,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models-root", metavar="DIR", help="the checkpoints (default: DP_MODELS_ROOT)")
     parser.add_argument(
-        "--spec", type=Path, action="append", help="whose weights have to load; may be repeated (default: the baseline)"
+        "--spec",
+        type=Path,
+        action="append",
+        help="spec whose weights have to load; may be repeated (default: the baseline)",
     )
     parser.add_argument("--catalog", type=Path, default=SPECS / "catalog", help="folder (default: specs/catalog)")
     parser.add_argument("--lock", type=Path, metavar="FILE", help=f"recorded digests (default: {LOCK} in the root)")
-    parser.add_argument("--relock", action="store_true", help="take files that differ from the lock as they are")
-    parser.add_argument("--reread", action="store_true", help="make every digest anew, remember none")
+    parser.add_argument("--relock", action="store_true", help="accept files that differ from the lock, and record them")
+    parser.add_argument("--reread", action="store_true", help="compute every digest, whatever the lock remembers")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     arguments = parser.parse_args()
     check = check_bundle(_request(arguments))
@@ -67,7 +70,7 @@ def main() -> int:
 
 
 def _request(arguments: argparse.Namespace) -> Request:
-    """What the command line asks for, with the network shut. Raises InputError."""
+    """The request of the command line. Shuts the network of this process. Raises InputError."""
     bundle = Bundle.open(arguments.models_root)
     specs = [load_spec(path) for path in arguments.spec or [_BASELINE]]
     for spec in specs:
@@ -87,7 +90,7 @@ def _print(check: BundleCheck) -> None:
         console = Console(highlight=False, width=_WIDTH)
     console.print(_table(check.artifacts))
     lines = [f"note: {note}" for note in check.notes] + [f"PROBLEM: {problem}" for problem in check.problems]
-    for line in lines:  # not wrapped: paths are copied from here
+    for line in lines:  # not wrapped: people copy paths from here
         console.print(Text(line), soft_wrap=True)
     console.print(Text(_closing_line(check)), soft_wrap=True)
 

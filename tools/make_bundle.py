@@ -1,8 +1,8 @@
-"""Write a synthetic models root: official layout, file names and keys, weights made from a seed.
+"""Write a synthetic models root: official layout, file names and keys, random weights from a seed.
 
 python -m tools.make_bundle --out DIR [--seed 0] [--model DPT_Large] [--spec FILE]
 
-Latencies measured with it count; outputs mean nothing. SYNTHETIC.json says so, and so does every result.
+Latency and memory measured with it count; outputs mean nothing. SYNTHETIC.json and every result say so.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from fixtures.synthetic.weights import synthetic_tensor
 from fixtures.weights.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
 from tools import command_line
 
-# A variant for every artifact of the baseline.
+# One variant for every artifact of the baseline.
 _BASELINE = SPECS / "bundle.yaml"
 
 
 def main() -> int:
-    """Parse the command line, write the bundle, print where it is."""
+    """Parse the command line, write the bundle, print where."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to create")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", action="append", help="only this model; may be repeated (default: the baseline)")
-    parser.add_argument("--spec", type=Path, action="append", help="the weights of its variants; may be repeated")
+    parser.add_argument("--spec", type=Path, action="append", help="spec whose variants get weights; may be repeated")
     arguments = parser.parse_args()
     files = make_bundle(arguments.out, arguments.seed, arguments.model, arguments.spec)
     total_mb = sum((arguments.out / name).stat().st_size for name in files) / 1024**2
@@ -52,14 +52,14 @@ def main() -> int:
 def make_bundle(
     out: Path, seed: int, models: Sequence[str] | None = None, specs: Sequence[Path] | None = None
 ) -> dict[str, str]:
-    """Create the bundle; the folder appears when it is whole. Returns path → sha256 of its files.
+    """Write a bundle; its folder appears when it is complete. Returns path → sha256 of its files.
 
     Args:
         models: names as in a spec.
-        specs: specs whose variants find their weights in it; the baseline where neither these nor models are named.
+        specs: specs whose variants get weights. Default: the baseline, where no models are named either.
 
     Raises:
-        InputError: the folder exists, cannot be written, has no room, a spec is bad, or a model is unknown.
+        InputError: the folder exists, cannot be written, or has no room; a spec is bad; a model is unknown.
     """
     variants = [_variant_of(model) for model in models or ()]
     for path in specs or ([] if models else [_BASELINE]):
@@ -71,7 +71,7 @@ def make_bundle(
 
 
 def _variant_of(model: str) -> Variant:
-    """Some variant of a model; which one, its weights do not tell."""
+    """Any variant of a model: the weights are the same for all."""
     for name in registry.names("models"):
         family = family_named(name)
         if model in family.models:
@@ -104,7 +104,7 @@ def _write(root: Path, variants: Sequence[Variant], seed: int) -> dict[str, str]
 def _save(state_dict: dict[str, Tensor], path: Path, layout: Layout) -> None:
     try:
         save_checkpoint(state_dict, path, layout)
-    except RuntimeError:  # torch's writer, which keeps to itself what the operating system said
+    except RuntimeError:  # from torch's writer, which does not pass on the operating system's reason
         raise OSError(errno.EIO, f"{path.name} could not be written whole") from None
 
 
@@ -116,13 +116,13 @@ def _synthetic_state_dict(variant: Variant, family: Family, seed: int) -> dict[s
         computed = family.build(variant).state_dict()
         own |= {key: computed[key] for key in kept}
     drawn = [key for key in own if key not in kept]
-    with ThreadPoolExecutor() as pool:  # numpy draws random numbers without the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # NumPy draws random numbers without the interpreter's lock
         arrays = pool.map(lambda key: synthetic_tensor(key, tuple(own[key].shape), seed), drawn)
         return own | {key: torch.from_numpy(array) for key, array in zip(drawn, arrays, strict=True)}
 
 
 def _is_computed(key: str, value: Tensor, family: Family) -> bool:
-    """Whether an entry follows from the architecture: tables of indices and coordinates."""
+    """Whether the architecture determines an entry, as it does tables of indices and coordinates."""
     if key.endswith(("num_batches_tracked", "running_mean", "running_var")):
         return False
     return key.endswith(family.constants) or not value.is_floating_point()
