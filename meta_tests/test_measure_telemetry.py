@@ -1,4 +1,4 @@
-"""The state of the GPU during the rounds: what makes a row unstable, what is only noted, what is kept."""
+"""fixtures.measure.telemetry: reasons that make a row unstable, normal operation, and the samples that are kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def telemetry(**seen: object) -> Telemetry:
 
 
 @pytest.mark.parametrize(
-    ("seen", "says"),
+    ("seen", "reason"),
     [
         ({"throttle_reasons": ("hw_slowdown",)}, "hw_slowdown"),
         ({"throttle_reasons": ("sw_thermal_slowdown",)}, "sw_thermal_slowdown"),
@@ -30,8 +30,8 @@ def telemetry(**seen: object) -> Telemetry:
         ({"foreign_processes": 2}, "2 foreign process(es) on the GPU"),
     ],
 )
-def test_disturbances_are_named(seen: dict[str, object], says: str) -> None:
-    assert unstable_reasons(telemetry(**seen)) == (says,)
+def test_each_disturbance_has_its_reason(seen: dict[str, object], reason: str) -> None:
+    assert unstable_reasons(telemetry(**seen)) == (reason,)
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_disturbances_are_named(seen: dict[str, object], says: str) -> None:
         {"throttle_reasons": ("sw_power_cap",), "sm_clock_mhz": (1500, 1700, 1980)},
     ],
 )
-def test_normal_operation_is_trusted(seen: dict[str, object]) -> None:
+def test_normal_operation_has_no_reason(seen: dict[str, object]) -> None:
     assert unstable_reasons(telemetry(**seen)) == ()
 
 
 def sampled(samples: Iterable[Sample], readings: int = 4) -> tuple[TelemetrySampler, float]:
-    """A sampler that has read so many of them, and for how many seconds."""
+    """A sampler that has made so many readings, and the seconds that it took."""
     given, asked = iter(samples), 0
 
     def read() -> Sample:
@@ -62,12 +62,12 @@ def sampled(samples: Iterable[Sample], readings: int = 4) -> tuple[TelemetrySamp
     return sampler, time.monotonic() - began
 
 
-def test_the_sampler_reads_ten_times_a_second_and_keeps_the_range() -> None:
+def test_sampler_reads_ten_times_a_second_and_keeps_the_range() -> None:
     clocks = chain([1980.0, 1900.0], repeat(1950.0))
     sampler, took_s = sampled(CALM.__class__(clock, None, 300.0, frozenset({"x"}), 1) for clock in clocks)
     record = sampler.record()
     assert TELEMETRY_HZ == 10
-    assert 4 <= record.samples <= TELEMETRY_HZ * took_s, "the first one comes after a period"
+    assert 4 <= record.samples <= TELEMETRY_HZ * took_s, "the first reading comes after a period"
     assert record.series is not None
     assert min(later - earlier for earlier, later in pairwise(record.series.at_s)) < 0.18
     assert record.sm_clock_mhz is not None
@@ -91,7 +91,7 @@ def test_every_sample_is_kept_with_its_time() -> None:
     assert series.power_w == (None,) * len(series.at_s)
 
 
-def test_a_reading_that_fails_leaves_as_many_times_as_samples() -> None:
+def test_failed_reading_leaves_no_time_without_a_sample() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("threading.excepthook", lambda _: None)
         sampler, _ = sampled([CALM], readings=2)  # the second one raises StopIteration
@@ -100,14 +100,14 @@ def test_a_reading_that_fails_leaves_as_many_times_as_samples() -> None:
     assert (len(series.at_s), series.power_w) == (1, (300.0,))
 
 
-def test_a_summary_from_before_the_series_is_read() -> None:
+def test_summary_without_a_telemetry_series_is_read() -> None:
     summary = Summary.model_validate_json((ROOT / "meta_tests/data/h200/summary.json").read_text())
     (telemetry, *_) = [case.telemetry for case in summary.cases]
     assert telemetry is not None
     assert (telemetry.series, telemetry.samples > 0) == (None, True)
 
 
-def test_nothing_seen_is_nothing_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_without_samples_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fixtures.measure.telemetry.TELEMETRY_HZ", 0.001)
     with TelemetrySampler(lambda: CALM) as sampler:
         pass
