@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from fixtures.errors import InputError
 from fixtures.models import family_named
 from fixtures.spec import Variant
-from fixtures.subject import _own_entries, load_model, locate_checkpoint, require_loadable
+from fixtures.subject import load_model, locate_checkpoint, require_loadable
+from fixtures.subject.model import _own_entries
 from fixtures.synthetic.files import save_checkpoint
 from fixtures.weights.bundle import Bundle
 from fixtures.weights.checkpoint import read_state_dict, require_exact_keys
