@@ -40,10 +40,10 @@ def declared(**fields: str | None) -> str:
 
 
 def test_declarations_are_in_table_order() -> None:
-    assert list(declarations()) == ORDER
+    assert [name for name in declarations() if name in ORDER] == ORDER
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", declarations())
 def test_class_has_the_declaration_of_its_file(name: str) -> None:
     assert runtime_class(name).declaration == declaration(name)
 
@@ -66,7 +66,7 @@ def test_libraries_are_those_of_all_runtimes(folder: Path) -> None:
 def test_runtime_of_another_checkout_declares_nothing_but_its_name() -> None:
     unknown = declaration("somewhere-else")
     assert unknown.title == "somewhere-else"
-    assert unknown.place > declaration(ORDER[-1]).place
+    assert all(unknown.place > one.place for one in declarations().values())
     assert not unknown.libraries
     assert unknown.triton_backend is None
 

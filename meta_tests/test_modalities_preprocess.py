@@ -51,7 +51,7 @@ def cubic_weights(length_in: int, length_out: int) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("normalization", [IMAGENET, HALF], ids=["MiDaS_small", "DPT"])
 @pytest.mark.parametrize("frame_size", [(96, 64), (180, 320), (48, 40)], ids=str)
-def test_midas_as_its_authors_transform(normalization: Normalization, frame_size: tuple[int, int]) -> None:
+def test_midas_preprocess_is_official_transform(normalization: Normalization, frame_size: tuple[int, int]) -> None:
     """MiDaS `transforms.py`: /255, cv2.resize INTER_CUBIC, (x − mean) / std, HWC → CHW."""
     size = (96, 64)
     frames = photograph(*frame_size)
@@ -63,7 +63,7 @@ def test_midas_as_its_authors_transform(normalization: Normalization, frame_size
     np.testing.assert_allclose(output, expected, atol=2e-5)
 
 
-def test_raft_as_torchvision_transforms() -> None:
+def test_raft_preprocess_is_torchvision_transform() -> None:
     frames = torch.from_numpy(photograph(128, 160))
     expected, _ = OpticalFlow()(frames.permute(0, 3, 1, 2), frames.permute(0, 3, 1, 2))
     output = Preprocess(RAFT, (128, 160), torch.float32)(frames)
@@ -71,7 +71,7 @@ def test_raft_as_torchvision_transforms() -> None:
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, -1.0), (255, 1.0)])
-def test_edge_values_reach_the_edges_of_the_range(value: int, expected: float) -> None:
+def test_0_and_255_reach_ends_of_range(value: int, expected: float) -> None:
     frames = torch.full((1, 128, 128, 3), value, dtype=torch.uint8)
     for normalization in (HALF, RAFT):
         output = Preprocess(normalization, (160, 128), torch.float32)(frames)
@@ -85,7 +85,7 @@ def test_channels_keep_their_order() -> None:
     assert output.mean(dim=(0, 2, 3)).tolist() == [1.0, -1.0, -1.0]
 
 
-def test_half_precision_is_rounded_at_the_end() -> None:
+def test_fp16_is_rounded_once_at_the_end() -> None:
     frames = torch.from_numpy(photograph(64, 64))
     half = Preprocess(IMAGENET, (32, 32), torch.float16)(frames)
     full = Preprocess(IMAGENET, (32, 32), torch.float32)(frames)

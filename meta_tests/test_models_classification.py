@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm: named, told their classes by their weights, and folded into the same function."""
+"""Networks of torchvision and timm: their names, files, classes and normalisation, and what folding keeps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def unread() -> NoReturn:
 # --- names ---
 
 
-def test_the_families_are_found_by_their_names() -> None:
+def test_families_are_found_by_name() -> None:
     assert isinstance(family_named("torchvision"), Torchvision)
     assert isinstance(family_named("timm"), Timm)
 
@@ -110,42 +110,42 @@ def test_the_families_are_found_by_their_names() -> None:
     ],
     ids=["torchvision", "timm", "no weights", "tower", "size"],
 )
-def test_what_does_not_exist_is_a_problem(name: str, model: str, changes: dict[str, Any], problem: Problem) -> None:
+def test_unusable_variant_is_a_problem(name: str, model: str, changes: dict[str, Any], problem: Problem) -> None:
     assert FAMILIES[name].problem(variant_of(name, model, **changes)) == problem
 
 
 @pytest.mark.parametrize(
     "model", ["raft_small", "fasterrcnn_resnet50_fpn", "deeplabv3_resnet50", "quantized_resnet50", "r3d_18", "ResNet18"]
 )
-def test_networks_of_torchvision_for_other_tasks_are_unknown(model: str) -> None:
+def test_torchvision_networks_of_other_tasks_are_unknown(model: str) -> None:
     problem = TORCHVISION.problem(variant_of("torchvision", model))
     assert problem
     assert problem.key == "model"
 
 
 @pytest.mark.parametrize(("name", "model"), [*NETWORKS, ("timm", "resnet50.a1_in1k")])
-def test_known_networks_are_no_problem(name: str, model: str) -> None:
+def test_known_network_is_no_problem(name: str, model: str) -> None:
     width = 225 if model == "vit_b_16" else 300
     assert FAMILIES[name].problem(variant_of(name, model, height=225, width=width)) is None
 
 
 @pytest.mark.parametrize("model", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k", "", "."])
-def test_no_name_leads_to_a_hub(model: str) -> None:
+def test_hub_names_are_refused(model: str) -> None:
     problem = TIMM.problem(variant_of("timm", model))
     assert problem
     assert problem.key == "model"
 
 
 @pytest.mark.parametrize("model", ["resnet50.nonsense", "resnet50."])
-def test_a_tag_that_timm_does_not_know_is_a_problem(model: str) -> None:
+def test_unknown_tag_of_timm_is_a_problem(model: str) -> None:
     problem = TIMM.problem(variant_of("timm", model))
     assert problem
     assert problem.key == "model"
 
 
-def test_inputs_of_other_kinds_are_a_problem() -> None:
-    for name, branches in FAMILIES.items():
-        problem = branches.problem(variant_of(name, "resnet18", height=None, width=None, tokens=77))
+def test_tokens_for_an_image_network_are_a_problem() -> None:
+    for name, family in FAMILIES.items():
+        problem = family.problem(variant_of(name, "resnet18", height=None, width=None, tokens=77))
         assert problem
         assert problem.key == "tokens"
 
@@ -162,13 +162,13 @@ def test_inputs_of_other_kinds_are_a_problem() -> None:
         ("mobilenet_v3_small", "mobilenet_v3_small-047dcff4.pth", "mobilenet_v3_small-*.pth"),
     ],
 )
-def test_official_files_of_torchvision(model: str, file: str, glob: str) -> None:
+def test_torchvision_official_files(model: str, file: str, glob: str) -> None:
     checkpoint = TORCHVISION.checkpoint(variant_of("torchvision", model))
     assert (checkpoint.file, checkpoint.glob) == (f"{CHECKPOINTS}/{file}", f"{CHECKPOINTS}/{glob}")
     assert checkpoint.layout == "state_dict"
 
 
-def test_every_network_of_torchvision_has_a_file_of_its_own() -> None:
+def test_torchvision_files_are_of_one_network_each() -> None:
     models = library.list_models(module=library)
     checkpoints = [TORCHVISION.checkpoint(variant_of("torchvision", model)) for model in models]
     files = [checkpoint.file for checkpoint in checkpoints]
@@ -180,14 +180,14 @@ def test_every_network_of_torchvision_has_a_file_of_its_own() -> None:
         assert PurePosixPath(checkpoint.file).suffix == ".pth"
 
 
-def test_an_older_official_file_is_found(tmp_path: Path) -> None:
+def test_older_official_file_is_found(tmp_path: Path) -> None:
     older = tmp_path / CHECKPOINTS / "resnet50-0676ba61.pth"
     older.parent.mkdir(parents=True)
     older.touch()
     assert locate_checkpoint(variant_of("torchvision", "resnet50"), Bundle(tmp_path)) == older
 
 
-def test_timm_has_no_official_files(tmp_path: Path) -> None:
+def test_timm_needs_weights_named_by_the_spec(tmp_path: Path) -> None:
     variant = variant_of("timm", "resnet18", weights=None)
     assert FAMILIES["timm"].checkpoint(variant) is None
     with pytest.raises(InputError, match=r"variant v: weights of resnet18=not named, .* Add `weights: FILE`"):
@@ -199,7 +199,7 @@ def test_timm_has_no_official_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", [2, 1001])
 @pytest.mark.parametrize(("name", "model"), NETWORKS)
-def test_classes_are_those_of_the_weights(name: str, model: str, classes: int) -> None:
+def test_classes_follow_from_weights(name: str, model: str, classes: int) -> None:
     stored = shapes_of(on_meta(name, model, classes))
     resolved = FAMILIES[name].resolved(variant_of(name, model), lambda: stored)
     assert resolved.classes == classes
@@ -211,7 +211,7 @@ def test_classes_are_those_of_the_weights(name: str, model: str, classes: int) -
 
 
 @pytest.mark.parametrize(("name", "model"), NETWORKS)
-def test_a_file_without_a_head_leaves_them_open(name: str, model: str) -> None:
+def test_weights_without_a_head_leave_classes_open(name: str, model: str) -> None:
     stored, other = (shapes_of(on_meta(name, model, classes)) for classes in (7, 8))
     body = {key: shape for key, shape in stored.items() if shape == other[key]}
     assert 0 < len(body) < len(stored)
@@ -221,7 +221,7 @@ def test_a_file_without_a_head_leaves_them_open(name: str, model: str) -> None:
     assert FAMILIES[name].output_shape(variant, 1) == (1, 1000)
 
 
-def test_heads_that_disagree_leave_them_open() -> None:
+def test_heads_that_disagree_leave_classes_open() -> None:
     stored = shapes_of(on_meta("torchvision", "resnet18", 7)) | {"fc.bias": (8,)}
     variant = variant_of("torchvision", "resnet18")
     assert TORCHVISION.resolved(variant, lambda: stored) == variant
@@ -230,13 +230,13 @@ def test_heads_that_disagree_leave_them_open() -> None:
 
 
 @pytest.mark.parametrize(("name", "model"), NETWORKS)
-def test_classes_that_a_spec_names_are_not_read_from_the_weights(name: str, model: str) -> None:
+def test_classes_of_the_spec_win_without_reading_weights(name: str, model: str) -> None:
     variant = variant_of(name, model, classes=12)
     assert FAMILIES[name].resolved(variant, unread) is variant
 
 
 @pytest.mark.parametrize(("name", "model"), NETWORKS)
-def test_other_classes_than_the_files_are_refused(name: str, model: str) -> None:
+def test_weights_of_other_classes_are_refused(name: str, model: str) -> None:
     stored = on_meta(name, model, 365)
     with torch.device("meta"):
         module = FAMILIES[name].build(variant_of(name, model, classes=12))
@@ -244,17 +244,17 @@ def test_other_classes_than_the_files_are_refused(name: str, model: str) -> None
         require_exact_keys(Path("a.pth"), stored, module)
 
 
-def test_a_regnet_is_built_without_weights() -> None:
+def test_regnet_is_built_on_meta() -> None:
     assert shapes_of(on_meta("torchvision", "regnet_y_400mf", 5))["fc.weight"] == (5, 440)
 
 
-def test_a_vision_transformer_of_torchvision_takes_squares() -> None:
+def test_torchvision_vit_takes_only_squares() -> None:
     problem = TORCHVISION.problem(variant_of("torchvision", "vit_b_16", height=224, width=256))
     assert problem
     assert (problem.key, problem.rule) == ("width", "224, as its height")
 
 
-def test_vit_h_14_has_the_keys_of_its_official_file() -> None:
+def test_vit_h_14_has_positions_of_its_official_size() -> None:
     size = library.ViT_H_14_Weights.DEFAULT.transforms().crop_size[0]
     with torch.device("meta"):
         network = TORCHVISION.build(variant_of("torchvision", "vit_h_14", height=size, width=size))
@@ -281,7 +281,7 @@ def test_vit_h_14_has_the_keys_of_its_official_file() -> None:
         ("timm", "resnet50.tv_in1k", "bilinear", IMAGENET_MEAN, IMAGENET_STD),
     ],
 )
-def test_inputs_are_normalised_as_the_weights_were_trained(
+def test_normalization_is_that_of_training(
     name: str, model: str, interpolation: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
     normalization = FAMILIES[name].normalization(variant_of(name, model))
@@ -289,20 +289,17 @@ def test_inputs_are_normalised_as_the_weights_were_trained(
     assert FAMILIES[name].tower(variant_of(name, model)).modality.normalization == normalization
 
 
-@pytest.mark.parametrize(
-    "model",
-    library.list_models(module=library),
-)
-def test_the_normalization_is_torchvisions_own(model: str) -> None:
-    preset = library.get_model_weights(model).DEFAULT.transforms()
-    normalization = TORCHVISION.normalization(variant_of("torchvision", model))
-    assert (list(normalization.mean), list(normalization.std)) == (list(preset.mean), list(preset.std))
-    assert normalization.interpolation == preset.interpolation.value
+def test_normalization_of_every_torchvision_network() -> None:
+    for model in library.list_models(module=library):
+        preset = library.get_model_weights(model).DEFAULT.transforms()
+        normalization = TORCHVISION.normalization(variant_of("torchvision", model))
+        assert (list(normalization.mean), list(normalization.std)) == (list(preset.mean), list(preset.std)), model
+        assert normalization.interpolation == preset.interpolation.value, model
 
 
 @pytest.mark.parametrize("model", ["googlenet", "inception_v3"])
-def test_official_weights_from_elsewhere_get_their_own_normalization(model: str) -> None:
-    """What torchvision published for these two was trained on inputs in −1 … 1; it moves them there in the forward."""
+def test_ported_weights_transform_their_input(model: str) -> None:
+    """Torchvision's weights of these two were trained elsewhere, on inputs in −1 … 1; their forward converts."""
     with torch.device("meta"):
         network = TORCHVISION.build(variant_of("torchvision", model))
     assert isinstance(network, library.GoogLeNet | library.Inception3)
@@ -314,7 +311,7 @@ def test_official_weights_from_elsewhere_get_their_own_normalization(model: str)
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Several are slower than one where others want the cores, too: these layers are small."""
+    """These layers are small: several threads are slower than one on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -369,11 +366,11 @@ def test_folding_keeps_the_function(name: str, model: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("model", ["googlenet", "inception_v3"])
-def test_heads_that_only_training_uses_are_keys(model: str) -> None:
+def test_auxiliary_heads_are_keys(model: str) -> None:
     assert any("aux" in key.lower() for key in on_meta("torchvision", model, 7))
 
 
-def test_transformers_of_timm_learn_another_size() -> None:
+def test_timm_transformer_takes_another_size() -> None:
     variant = variant_of("timm", "vit_tiny_patch16_224", height=64, width=96, classes=10)
     torch.manual_seed(0)
     network = TIMM.finalize(TIMM.build(variant).eval(), variant)

@@ -30,9 +30,9 @@ def loaded(variant: Variant, dtype: torch.dtype = torch.float32) -> nn.Module:
         module = CLIP.build(variant)
     weights = {key: value.clone() for key, value in state_dict_of("clip_vit_b_32", 0).items()}
     module.load_state_dict(weights, strict=True, assign=True)
-    branch = CLIP.finalize(module.eval().requires_grad_(False), variant)
-    CLIP.cast(branch, dtype)
-    return branch
+    tower = CLIP.finalize(module.eval().requires_grad_(False), variant)
+    CLIP.cast(tower, dtype)
+    return tower
 
 
 def relative_error(module: nn.Module, recording: Any, name: str, dtype: torch.dtype) -> float:
@@ -47,20 +47,20 @@ def relative_error(module: nn.Module, recording: Any, name: str, dtype: torch.dt
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_it_is_the_upstream_function(recording: Any, name: str, dtype: torch.dtype) -> None:
+def test_output_is_that_of_upstream(recording: Any, name: str, dtype: torch.dtype) -> None:
     """The recording is float32; random weights amplify its roundings to 1e-6."""
     assert relative_error(loaded(OUTPUTS[name], dtype), recording, name, dtype) < 1e-5
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_a_changed_weight_is_seen(recording: Any, name: str) -> None:
+def test_changed_weight_shows_in_the_error(recording: Any, name: str) -> None:
     module = loaded(OUTPUTS[name])
     with torch.no_grad():
         module.get_parameter("transformer.resblocks.0.mlp.c_fc.weight").mul_(1.01)
     assert relative_error(module, recording, name, torch.float32) > 1e-4
 
 
-def test_the_end_of_a_text_is_the_first_of_its_highest_tokens() -> None:
+def test_end_of_text_is_first_of_highest_tokens() -> None:
     with torch.device("meta"):
         model = CLIP.build(TEXT)
     assert isinstance(model, ClipModel)
@@ -77,7 +77,7 @@ def test_the_end_of_a_text_is_the_first_of_its_highest_tokens() -> None:
 
 
 @pytest.mark.parametrize(("size", "patches"), [((224, 224), 49), ((336, 336), 100), ((448, 320), 140)], ids=str)
-def test_any_size_fits_the_same_keys(size: tuple[int, int], patches: int) -> None:
+def test_keys_fit_any_size(size: tuple[int, int], patches: int) -> None:
     variant = IMAGE.model_copy(update={"height": size[0], "width": size[1]})
     module = loaded(variant)
     assert module.get_buffer("position").shape == (1, patches, 768)
@@ -86,7 +86,7 @@ def test_any_size_fits_the_same_keys(size: tuple[int, int], patches: int) -> Non
 
 
 @pytest.mark.parametrize("model", ["ViT-B-32", "ViT-B-16", "ViT-L-14"])
-def test_widths_of_the_published_models(model: str) -> None:
+def test_widths_of_published_models(model: str) -> None:
     with torch.device("meta"):
         keys = CLIP.build(IMAGE.model_copy(update={"model": model})).state_dict()
     patch = int(model[-2:])
@@ -105,18 +105,18 @@ def test_widths_of_the_published_models(model: str) -> None:
     ],
     ids=str,
 )
-def test_a_variant_that_does_not_exist_is_named(changes: dict[str, Any], problem: Problem) -> None:
+def test_unknown_variant_is_a_problem(changes: dict[str, Any], problem: Problem) -> None:
     assert CLIP.problem(TEXT.model_copy(update=changes)) == problem
 
 
-def test_a_tower_takes_its_own_inputs() -> None:
+def test_tower_with_size_of_another_kind_is_a_problem() -> None:
     problem = CLIP.problem(TEXT.model_copy(update={"tower": "image"}))
     assert problem
     assert problem.key == "tokens"
     assert "`height` and `width` instead" in problem.rule
 
 
-def test_the_recorded_keys_are_the_official_ones() -> None:
+def test_keys_are_those_of_the_official_checkpoint() -> None:
     with torch.device("meta"):
         keys = CLIP.build(IMAGE).state_dict()
     assert keys.keys() == state_dict_of("clip_vit_b_32", 0).keys()

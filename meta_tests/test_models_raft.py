@@ -50,7 +50,7 @@ def test_coordinates_never_pass_through_fp16() -> None:
 
 
 @pytest.mark.parametrize(("model", "height", "width"), [("raft_small", 160, 128), ("raft_large", 128, 160)])
-def test_it_is_torchvisions_last_refinement(model: str, height: int, width: int) -> None:
+def test_output_is_last_refinement_of_torchvision(model: str, height: int, width: int) -> None:
     upstream, ours = both(model, height, width)
     frames = pair(height, width)
     with torch.inference_mode():
@@ -62,7 +62,7 @@ def test_it_is_torchvisions_last_refinement(model: str, height: int, width: int)
     assert (output - earlier).norm() / last.norm() > 100 * error, "the second-to-last refinement must be told apart"
 
 
-def test_the_order_of_the_frames_matters() -> None:
+def test_order_of_frames_matters() -> None:
     _, ours = both("raft_small", 128, 128)
     first, second = pair(128, 128)
     with torch.inference_mode():
@@ -79,8 +79,8 @@ def test_rows_of_a_batch_are_independent() -> None:
     assert (batch - alone).norm() / batch.norm() < 1e-5
 
 
-def test_every_tensor_of_the_forward_lives_on_the_device() -> None:
-    """Constants made on the CPU in each call would be copied over, and a CUDA graph cannot capture a copy."""
+def test_forward_creates_no_tensor_on_the_cpu() -> None:
+    """A CUDA graph cannot capture the copy of a constant that each call makes on the CPU."""
     _, ours = both("raft_small", 128, 128)
     assert {name for name, _ in ours.named_buffers()} >= {"grid", "scale0", "window3"}
     with torch.inference_mode():

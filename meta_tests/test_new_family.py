@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from fixtures.weights.bundle import Bundle
 from meta_tests.loading import CONTENT
 from tools.make_bundle import make_bundle
 
-# What somebody writes who has a model of edges.
+# The file of a person who has a model of edges.
 FAMILY = '''
 """Edges of an image, as a small convolution finds them."""
 
@@ -73,7 +75,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def spec(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def spec(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A spec that names the family, whose file lies where a checkout's new file would."""
     models = tmp_path / "fixtures" / "models"
     models.mkdir(parents=True)
@@ -83,10 +85,11 @@ def spec(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(fixtures.models, "__path__", [*fixtures.models.__path__, str(models)])
     path = tmp_path / "edges.yaml"
     path.write_text(SPEC)
-    return path
+    yield path
+    sys.modules.pop("fixtures.models.edges", None)
 
 
-def test_a_new_family_is_bundled_measured_exported_and_served(spec: Path, tmp_path: Path) -> None:
+def test_new_family_is_bundled_measured_exported_and_served(spec: Path, tmp_path: Path) -> None:
     make_bundle(tmp_path / "root", seed=0, specs=[spec])
     bundle, loaded = Bundle(tmp_path / "root"), load_spec(spec)
     require_known(loaded)
@@ -121,7 +124,7 @@ def test_a_new_family_is_bundled_measured_exported_and_served(spec: Path, tmp_pa
     np.testing.assert_allclose(answer[0], reference.truth[0][0], rtol=1e-3, atol=1e-4)
 
 
-def test_its_gate_can_fail(spec: Path, tmp_path: Path) -> None:
+def test_gate_of_new_family_can_fail(spec: Path, tmp_path: Path) -> None:
     make_bundle(tmp_path / "root", seed=0, specs=[spec])
     make_bundle(tmp_path / "other", seed=1, specs=[spec])
     bundle, other = Bundle(tmp_path / "root"), Bundle(tmp_path / "other")
