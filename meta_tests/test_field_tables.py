@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from fixtures.declarations import libraries
+from fixtures.environment import environment
 from fixtures.field_tables import FILES, columns_page, with_field_tables
 from fixtures.schemas import DESCRIBED, schema_of
 from fixtures.spec import Budget, CpuLimits, Frame, Serving, Spec, Target, Variant
@@ -64,6 +66,13 @@ def test_description_of_a_number_names_its_unit_or_what_it_counts(name: str) -> 
     for field, described, _ in fields_of(name):
         if types_in(described) & {"number", "integer"} and "string" not in types_in(described):
             assert UNIT.search(described["description"]), field
+
+
+@pytest.mark.parametrize(("name", "field"), [("summary", "environment"), ("results_row", "device_profile")])
+def test_description_of_the_machine_names_every_key(name: str, field: str) -> None:
+    described = schema_of(name)["properties"][field]["description"]
+    keys = environment("cpu", None).keys() - libraries() - {"numpy", "pytest", "pytest-benchmark"}
+    assert set(re.findall(r"`(\w+)`", described)) == keys
 
 
 def test_columns_page_is_current() -> None:
