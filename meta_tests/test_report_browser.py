@@ -13,12 +13,9 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from fixtures.records import CaseSummary, LatencyHop, LatencyWaterfall, Memory
 from fixtures.report import read_material, render
-from fixtures.results.summary import summarize, summarize_case
 from meta_tests.conftest import wait_until
-from meta_tests.result_rows import case
-from meta_tests.test_report import HOSTILE, STORED, another_run, hostile_run, stored_run, telemetry_case, written
+from meta_tests.report_pages import HOSTILE, STORED, another_run, hostile_run, made_run, stored_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -165,25 +162,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, material in materials.items():
         (folder / f"{name}.html").write_text(render(material))
     return {name: folder / f"{name}.html" for name in materials}
-
-
-def made_run(folder: Path) -> Path:
-    """Telemetry over time, memory in parts with one that is negative, and a waterfall."""
-    stages = {"context": 600.0, "loaded": 640.0, "first_call": 900.0, "steady": 880.0}
-    whole = Memory(source="fresh_process", gpu_used_mb=stages)
-    cases: tuple[CaseSummary, ...] = tuple(
-        telemetry_case(1.7e9 + 60 * index, batch=batch, memory=whole) for index, batch in enumerate((1, 2, 8))
-    )
-    cases += (summarize_case(case(rounds=0, batch=16, status="oom", error="out of memory")),)
-    hops = (("torch", 7.2, 0.0), ("ONNX Runtime", 3.6, -3.6), ("client, http", 9.5, 5.9))
-    waterfall = LatencyWaterfall(
-        case_id="served",
-        server="emulated",
-        hops=tuple(LatencyHop(hop=hop, ms=ms, added_ms=added_ms) for hop, ms, added_ms in hops),
-        serving_tax_percent=164.0,
-    )
-    summary = summarize([], run_id="made", complete=True, environment={"device": "cuda", "gpu": "X"})
-    return written(folder, summary.model_copy(update={"cases": cases, "waterfalls": (waterfall,)}))
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +343,7 @@ def test_a_screen_reader_finds_names_for_everything(shown: Browser) -> None:
     assert len(named["main"]) == len(named["navigation"]) == 1
     # What the chart is drawn of is not read aloud piece by piece: the figure has one name.
     assert len(named["image"]) == len(shown.run(MARKS))
-    assert any("SM clock: from 1,900 MHz" in name for name in named["image"])
+    assert any("SM clock, MHz: from 1,900 (" in name for name in named["image"])
 
 
 @hostile_alone

@@ -2,9 +2,9 @@
 
 python -m tools.render_report RUN [--compare BASELINE] [--choice choice.json] [--manifest manifest.json] -o report.html
 
-RUN is a run's folder, or one of its files. The page holds everything that it shows, its charts and every timed round,
-and asks nothing of any network: it can be mailed, archived and printed. Without --choice the choice.json in the run's
-folder is shown, or a new one is made with the budgets that the run was measured with.
+RUN is a run's folder, or one of its files. The page contains its charts and every timed round, and makes no network
+request: it can be mailed, archived and printed. Without --choice, the page shows the choice.json in the run's folder,
+or makes a new choice with the budgets that the run was measured with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tools import command_line
 
 
 def main() -> int:
-    """Parse the command line, read, render, write."""
+    """Read the run and write its page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or one of its files")
     parser.add_argument(
