@@ -113,7 +113,7 @@ def main() -> int:
 
 def _parent(folder: str, resume: str, *arguments: str) -> int:
     workers = [Worker(name, "a CPU") for name in WORKERS]
-    run = StubRun(Path(folder), arguments, resume == "resume", Path(folder).parent / "b.json")
+    run = StubRun(Path(folder), arguments, resume == "resume", Path(folder).parents[1] / "b.json")
     try:
         return run_shards(workers, run, _say, 120)
     except InputError as error:

@@ -22,7 +22,7 @@ from fixtures.declarations import declaration
 from fixtures.environment import environment
 from fixtures.errors import InputError, OutputError
 from fixtures.measure.out_of_memory import is_out_of_memory
-from fixtures.parallel.schedule import dearest_first
+from fixtures.parallel.schedule import longest_first
 from fixtures.report import read_material, render
 from fixtures.results.reading import read_run
 from fixtures.sessions import bench as bench_module
@@ -240,4 +240,4 @@ def test_workers_take_its_cases_first(checkout: Checkout) -> None:
     text = SPEC + "  - {name: larger, family: midas, model: MiDaS_small, height: 96, width: 96, runtimes: [torch]}\n"
     checkout.spec.write_text(text)
     assert declaration("looper").compiles
-    assert dearest_first(cases_of(load_spec(checkout.spec))) == ["midas_small_64", "larger"]
+    assert longest_first(cases_of(load_spec(checkout.spec))) == ["midas_small_64", "larger"]

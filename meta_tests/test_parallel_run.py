@@ -87,7 +87,7 @@ def test_two_workers_make_one_run_in_the_order_of_the_selection(parent: Parent) 
     assert tuple(case.id for case in summary.cases) == IDS
     rows = [json.loads(line) for line in (parent.folder / "results.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * len(IDS), "each case once"
-    file = parent.folder.parent / "b.json"
+    file = parent.folder.parents[1] / "b.json"
     document = json.loads(file.read_text())
     assert [entry["param"] for entry in document["benchmarks"]] == list(IDS)
     assert (document["pretriton"]["run_id"], document["pretriton"]["complete"]) == ("r", True)
@@ -111,7 +111,7 @@ def test_run_whose_parent_was_killed_is_resumed_without_measuring_anything_twice
     assert before.items() <= parent.finished().items()
     summary = read_run(parent.folder)
     assert (summary.complete, tuple(case.id for case in summary.cases)) == (True, IDS)
-    document = json.loads((parent.folder.parent / "b.json").read_text())
+    document = json.loads((parent.folder.parents[1] / "b.json").read_text())
     assert [entry["param"] for entry in document["benchmarks"]] == list(IDS)
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fixtures.cases import cases_of
-from fixtures.parallel.schedule import claim_order, dearest_first
+from fixtures.parallel.schedule import claim_order, longest_first
 from fixtures.spec import load_spec
 from meta_tests.cases import cases_of_sizes
 from meta_tests.conftest import SMALL_SPEC
@@ -55,6 +55,6 @@ def test_variant_with_the_longest_estimate_comes_first(tmp_path: Path) -> None:
     text = SMALL_SPEC.replace("height: 128, width: 128", "height: 128, width: 128, batches: [1]")
     path.write_text(text)
     cases = cases_of(load_spec(path))
-    assert dearest_first(cases) == ["midas_small_64", "raft_small_128"], "two small cases take longer than a large one"
+    assert longest_first(cases) == ["midas_small_64", "raft_small_128"], "two small cases take longer than a large one"
     path.write_text(text.replace("batches: [1]}", "batches: [1], runtimes: [torch-compile]}"))
-    assert dearest_first(cases_of(load_spec(path))) == ["raft_small_128", "midas_small_64"]
+    assert longest_first(cases_of(load_spec(path))) == ["raft_small_128", "midas_small_64"]

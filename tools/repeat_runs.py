@@ -2,10 +2,10 @@
 
 python -m tools.repeat_runs --repeats 5 --run-id NAME [--side NAME=ARGUMENTS] [--checkout NAME=DIR] -- ARGUMENTS
 
-ARGUMENTS are those of pytest: the ones after `--` for every run, those of a side for its own. Two sides are measured in
-turn, and each round in the opposite order of the one before, so that what drifts meets both alike. A side may be
-measured by another checkout, with that one's environment if it has one in .venv. Runs go to
-`out/NAME/SIDE/1`, `2`, …; called again with the same NAME and arguments, those that are complete are kept. Then:
+ARGUMENTS are those of pytest: the ones after `--` for every run, those of a side for its own runs. Sides are measured
+in turn, each round in the opposite order of the one before, so that a drift meets all sides alike. Another checkout can
+measure a side, in the environment of its .venv where it has one. Runs go to `out/NAME/SIDE/1`, `2`, …; the same command
+again keeps the complete ones and goes on. Then:
 python -m tools.compare_runs out/NAME/SIDE out/NAME/OTHER
 """
 
@@ -25,14 +25,16 @@ from fixtures.results.run_folder import SUMMARY, RunFolder
 from tools import command_line
 
 _ROOT = Path(__file__).parent.parent
+# Seconds that an interrupted pytest gets to write its last summary before it is terminated. Judgment: a call on a CPU
+# and a summary take less, and longer would make a person press Ctrl-C again.
 _STOPS_WITHIN_S = 30
-_ARGUMENTS = "arguments.txt"  # beside the runs of a side: what they were measured with
-_OURS = ("--out", "--run-id", "--resume", "--benchmark-json")
+_ARGUMENTS = "arguments.txt"  # beside the runs of a side: the arguments that they were measured with
+_OWN_OPTIONS = ("--out", "--run-id", "--resume", "--benchmark-json")
 
 
 @dataclass(frozen=True)
 class Side:
-    """What is measured under a name: `arguments` of pytest, in a `checkout`."""
+    """What is measured under a name: pytest with these arguments, in a checkout."""
 
     name: str
     arguments: tuple[str, ...] = ()
@@ -46,11 +48,11 @@ class Side:
 
 
 def main() -> int:
-    """Parse the command line, measure, say what to compare."""
+    """Measure every side of the command line; returns the exit code."""
     arguments = _parsed()
     sides = _sides(arguments.side, arguments.checkout)
     common = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments
-    _refuse_ours(common, *(side.arguments for side in sides))
+    _refuse_own_options(common, *(side.arguments for side in sides))
     if arguments.repeats < 1:
         raise InputError("--repeats", f"value={arguments.repeats}", "at least 1", "Write 5 for a verdict.")
     folder = Path(arguments.out).resolve() / arguments.run_id
@@ -70,7 +72,7 @@ def main() -> int:
 
 
 def in_turn(sides: Sequence[Side], repeats: int) -> Iterator[tuple[int, Side]]:
-    """Each round has every side once; every other round goes backwards, so that a drift in time cancels."""
+    """Repeat and side of every run: each round has every side once, every other round in reverse, so drifts cancel."""
     for repeat in range(1, repeats + 1):
         for side in sides if repeat % 2 else reversed(sides):
             yield repeat, side
@@ -118,31 +120,31 @@ def _named(option: str, given: list[str]) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _refuse_ours(*arguments: Sequence[str]) -> None:
-    for option in (option for one in arguments for option in one if option.split("=")[0] in _OURS):
+def _refuse_own_options(*arguments: Sequence[str]) -> None:
+    for option in (option for one in arguments for option in one if option.split("=")[0] in _OWN_OPTIONS):
         raise InputError(option, "value=among pytest's arguments", "that of this tool", "Leave it out there.")
 
 
 def _require_same_arguments(side: Side, common: Sequence[str], out: Path) -> None:
-    """Raises InputError where runs of this name have measured something else: they would count as its repeats."""
+    """Raises InputError where runs of this name have other arguments: they would count as repeats of these."""
     where = f"--run-id {out.parent.name}"
     with system_errors(where, "folder", "a folder to write to", "Choose another name."):
         runs = list(out.glob(f"*/{SUMMARY}"))
         then = (out / _ARGUMENTS).read_text().strip() if runs and (out / _ARGUMENTS).exists() else None
-    now = _said(side, common)
+    now = _fingerprint(side, common)
     if then is not None and then != now:
         what = f"arguments of {side.name}={now!r}"
         raise InputError(where, what, f"{then!r}, with which {len(runs)} were measured", "Choose another name.")
 
 
-def _said(side: Side, common: Sequence[str]) -> str:
-    """All that decides what a side measures, in a line."""
+def _fingerprint(side: Side, common: Sequence[str]) -> str:
+    """Checkout and arguments of a side, in a line."""
     checkout = [] if side.checkout == _ROOT else [str(side.checkout)]
     return shlex.join([*checkout, *common, *side.arguments])
 
 
 def _measure(side: Side, common: Sequence[str], out: Path, run_id: str) -> int:
-    """One run, unless it is there. Returns pytest's exit code; an interrupted run is taken up again."""
+    """Measure one run, resume it, or keep it where it is complete; returns pytest's exit code."""
     run = out / run_id
     with system_errors(f"--run-id {out.parent.name}", "folder", "a folder to write to", "Choose another name."):
         begun = RunFolder(run).read_summary() if (run / SUMMARY).exists() else None
@@ -150,7 +152,7 @@ def _measure(side: Side, common: Sequence[str], out: Path, run_id: str) -> int:
             print(f"{side.name}, {run_id}: measured before")
             return 0
         out.mkdir(parents=True, exist_ok=True)
-        (out / _ARGUMENTS).write_text(_said(side, common) + "\n")
+        (out / _ARGUMENTS).write_text(_fingerprint(side, common) + "\n")
     resumed = ["--resume"] if begun else []
     tests = [] if any("bench_tests" in argument for argument in (*common, *side.arguments)) else ["bench_tests"]
     command = [side.python, "-m", "pytest", *tests, *common, *side.arguments, "--out", str(out), "--run-id", run_id]
@@ -159,7 +161,7 @@ def _measure(side: Side, common: Sequence[str], out: Path, run_id: str) -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            # A terminal interrupts pytest, too, which then stops what it has started.
+            # A terminal interrupts pytest, too, which then ends in order.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=_STOPS_WITHIN_S)
             process.terminate()

@@ -24,7 +24,7 @@ from tools import command_line
 
 
 def main() -> int:
-    """Parse the command line, measure on the cluster, merge, and say what came of it."""
+    """Measure on the cluster of the command line and merge; returns the exit code."""
     own, pytest_arguments = command_line.parted(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="what to measure, and on which GPUs")

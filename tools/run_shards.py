@@ -19,7 +19,7 @@ from tools import command_line
 
 
 def main() -> int:
-    """Parse the command line, measure, merge, and say what came of it."""
+    """Measure on the GPUs of the command line and merge; returns the exit code."""
     own, pytest_arguments = command_line.parted(sys.argv[1:])
     given = parser().parse_args(own)
     workers = gpu_workers(given.gpus)
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What stands before `--`."""
+    """The parser of the arguments before `--`."""
     own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument("--gpus", required=True, metavar="N[,N]", help="numbers of the GPUs, as nvidia-smi shows them")
     add_run_options(own)
