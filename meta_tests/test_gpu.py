@@ -1,4 +1,4 @@
-"""What only a GPU can show: capture, clocks against an independent measure, memory against a hand-written script."""
+"""Tests that need a GPU: CUDA graphs, timers against independent measures, memory against a hand-written script."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def timed(runtime: Runtime[Any], batch: int = 1) -> timing.Timing:
 
 @pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=["midas", "raft"])
 @pytest.mark.parametrize("batch", [1, 8])
-def test_a_graph_replays_the_eager_function(bundle_root: Path, variant: Variant, batch: int) -> None:
+def test_cuda_graph_replays_the_eager_function(bundle_root: Path, variant: Variant, batch: int) -> None:
     with precision_class("fp32"):
         runtime = entered(bundle_root, variant, "torch-graph", batch, "fp32")
         with runtime, torch.inference_mode():
@@ -76,9 +76,7 @@ def test_a_graph_replays_the_eager_function(bundle_root: Path, variant: Variant,
 
 
 @pytest.mark.parametrize(("variant", "batch"), [(MIDAS, 1), (MIDAS, 8), (RAFT, 1)])
-def test_p50_of_a_graph_is_within_3_percent_of_events_over_a_replayed_graph(
-    bundle_root: Path, variant: Variant, batch: int
-) -> None:
+def test_p50_of_a_graph_is_within_3_percent_of_cuda_events(bundle_root: Path, variant: Variant, batch: int) -> None:
     ours = timed(entered(bundle_root, variant, "torch-graph", batch), batch).host_p50_ms
 
     independent = entered(bundle_root, variant, "torch", batch)
@@ -104,26 +102,26 @@ def test_two_measurements_of_a_gpu_bound_case_agree(bundle_root: Path) -> None:
     assert first == pytest.approx(second, rel=0.02)
 
 
-def test_launch_bound_is_told_from_gpu_bound(bundle_root: Path) -> None:
+def test_eager_row_is_launch_bound_and_graph_row_is_not(bundle_root: Path) -> None:
     assert timed(entered(bundle_root, MIDAS, "torch")).launch_bound is True
     assert timed(entered(bundle_root, MIDAS, "torch-graph")).launch_bound is False
 
 
-def test_the_host_is_watched_where_it_shows(bundle_root: Path) -> None:
+def test_host_slowdown_is_recorded_where_rounds_wait_for_the_host(bundle_root: Path) -> None:
     eager = timed(entered(bundle_root, MIDAS, "torch")).host_slowdown
     assert eager is not None
     assert eager >= 1
     assert timed(entered(bundle_root, RAFT, "torch-graph", 8), 8).host_slowdown is None
 
 
-def test_a_timer_that_does_not_wait_for_the_gpu_is_caught(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timer_that_does_not_wait_for_the_gpu_is_refused(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "host_timer", lambda _: time.perf_counter)
     with pytest.raises(ClockError, match="must wait for the device"):
-        # So much work that no host takes as long to launch it.
+        # Enough work that launching it takes less time on any host.
         timed(entered(bundle_root, RAFT, "torch-graph", 32), 32)
 
 
-def test_precision_classes_differ_where_they_should(bundle_root: Path) -> None:
+def test_precision_classes_reach_the_kernels(bundle_root: Path) -> None:
     outputs = {}
     for dtype in ("fp32", "tf32", "fp16"):
         runtime = entered(bundle_root, MIDAS, "torch", dtype=dtype)
@@ -136,7 +134,7 @@ def test_precision_classes_differ_where_they_should(bundle_root: Path) -> None:
     assert 1e-5 < errors["fp16"] < 0.2
 
 
-def test_this_process_is_not_foreign_and_another_one_is() -> None:
+def test_only_other_processes_are_foreign() -> None:
     gpu = Gpu.first_visible()
     assert gpu is not None
     state = DeviceState.establish(DEVICE, gpu)
@@ -153,33 +151,7 @@ def test_this_process_is_not_foreign_and_another_one_is() -> None:
     assert crowded == sample.foreign_processes + 1
 
 
-HAND_WRITTEN = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-import pynvml, torch
-from pathlib import Path
-from fixtures.models import family
-from fixtures.spec import Variant
-pynvml.nvmlInit()
-handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-used = lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used / 1024**2
-torch.empty(1, device="cuda"); torch.cuda.synchronize(); context = used()
-branches, variant = family("midas"), Variant(name="v", family="midas", model="MiDaS_small", height=256, width=256)
-module = branches.build(variant).eval()
-module.load_state_dict(torch.load(sys.argv[2], weights_only=True)); branches.finalize(module, variant)
-module = module.half().cuda().to(memory_format=torch.channels_last)
-frames = [torch.randint(0, 255, (8, 256, 256, 3), dtype=torch.uint8, device="cuda") for _ in range(4)]
-torch.cuda.synchronize(); loaded = used()
-scale = torch.full((1, 3, 1, 1), 1 / 255, device="cuda")
-with torch.inference_mode():
-    for index in range(11):
-        module((frames[index % 4].permute(0, 3, 1, 2).float() * scale - scale).half()).float()
-        torch.cuda.synchronize()
-print(loaded - context, used() - context)
-"""
-
-
-def test_memory_is_what_a_hand_written_script_sees(suite: Suite) -> None:
+def test_memory_equals_that_of_a_hand_written_script(suite: Suite) -> None:
     path = suite.folder / "midas.yaml"
     text = SMALL_SPEC.replace("height: 64, width: 96", "height: 256, width: 256, channels_last: true, batches: [8]")
     path.write_text(text.replace("fp32", "fp16"))
@@ -189,8 +161,8 @@ def test_memory_is_what_a_hand_written_script_sees(suite: Suite) -> None:
     (line,) = (suite.folder / "out" / "r" / "memory.jsonl").read_text().splitlines()
     stages: dict[str, float] = json.loads(line)["memory"]["gpu_used_mb"]
     checkpoint = suite.models_root / "torch_cache/hub/checkpoints/midas_v21_small_256.pt"
-    command = [sys.executable, "-c", HAND_WRITTEN, str(ROOT), str(checkpoint)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    command = [sys.executable, "-m", "meta_tests.hand_written_memory", str(checkpoint)]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     loaded, steady = (float(number) for number in printed)
     assert stages["steady"] - stages["context"] == pytest.approx(steady, rel=0.1)
     assert stages["loaded"] - stages["context"] == pytest.approx(loaded, rel=0.1)
@@ -198,12 +170,12 @@ def test_memory_is_what_a_hand_written_script_sees(suite: Suite) -> None:
 
 
 @pytest.mark.parametrize("passes", ["test_latency", "test_"], ids=["latency alone", "both passes"])
-def test_out_of_gpu_memory_is_a_row_and_the_run_goes_on(suite: Suite, passes: str) -> None:
+def test_case_out_of_gpu_memory_is_a_row_and_the_run_continues(suite: Suite, passes: str) -> None:
     path = suite.folder / "large.yaml"
     large = "height: 1024, width: 1024, batches: [1024]"
     path.write_text(SMALL_SPEC.replace("[1, 2]", "[1]").replace("height: 64, width: 96", large))
     on_gpu = Suite(suite.folder, suite.models_root, "cuda")
-    held = torch.ones(1, device=DEVICE)  # this process is on the GPU too, and the run must see that
+    held = torch.ones(1, device=DEVICE)  # this process is on the GPU, too: foreign to the run
     ended = on_gpu.run("--spec", str(path), "--run-id", "r", "-k", passes)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     summary: dict[str, Any] = json.loads((suite.folder / "out" / "r" / "summary.json").read_text())
@@ -217,7 +189,7 @@ def test_out_of_gpu_memory_is_a_row_and_the_run_goes_on(suite: Suite, passes: st
     assert "unstable: 1 foreign process(es) on the GPU" in small_case["notes"]
 
 
-def test_a_subject_is_loaded_once_for_its_batches_and_runtimes(bundle_root: Path, suite: Suite) -> None:
+def test_subject_is_loaded_once_for_its_batches_and_runtimes(bundle_root: Path, suite: Suite) -> None:
     path = suite.folder / "small.yaml"
     path.write_text(SMALL_SPEC.replace("[torch]", "[torch, torch-graph]"))
     on_gpu = Suite(suite.folder, bundle_root, "cuda")
@@ -227,7 +199,7 @@ def test_a_subject_is_loaded_once_for_its_batches_and_runtimes(bundle_root: Path
     assert len({case["cold_start"]["load_ms"] for case in summary["cases"]}) == 1
 
 
-def test_a_loaded_subject_lives_on_the_device(bundle_root: Path) -> None:
+def test_loaded_subject_is_on_the_device(bundle_root: Path) -> None:
     subject: TorchSubject = torch_subject(RAFT, "fp16", DEVICE, Bundle(bundle_root))
     tensors = [*subject.module.parameters(), *subject.module.buffers()]
     assert tensors
@@ -246,7 +218,9 @@ def gate_for(root: Path, folder: Path, variant: Variant, dtype: Dtype, make: Mak
 
 @pytest.mark.parametrize("variant", [SMALL_MIDAS, SMALL_RAFT], ids=["midas", "raft"])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_a_file_passes_on_cuda_and_is_timed(bundle_root: Path, tmp_path: Path, variant: Variant, dtype: Dtype) -> None:
+def test_file_passes_its_gate_on_cuda_and_is_timed(
+    bundle_root: Path, tmp_path: Path, variant: Variant, dtype: Dtype
+) -> None:
     record = gate_for(bundle_root, tmp_path, variant, dtype).publish()
     classes = {(one.provider, one.dtype) for one in record.parity if one.passed}
     on_cuda = {("cuda", "fp16")} if dtype == "fp16" else {("cuda", "fp32"), ("cuda", "tf32")}
@@ -274,7 +248,7 @@ def timed_within(runtime: Runtime[Any]) -> float:
     return time.perf_counter() - started
 
 
-def test_a_node_without_a_cuda_kernel_is_named(bundle_root: Path, tmp_path: Path) -> None:
+def test_gate_names_a_node_without_a_cuda_kernel(bundle_root: Path, tmp_path: Path) -> None:
     def with_a_bit_shift(export: Export, weights: Weights, path: Path) -> None:
         write_model(export, weights, path)
         model = onnx.load(path)

@@ -1,4 +1,4 @@
-"""Two real GPUs give the table of one, in little more than half of its time: measured there, and as it is stored."""
+"""A run on two GPUs has the rows of a run on one, in little more than half of its time; also of the stored runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STORED = Path(__file__).parent / "data" / "h100_two_gpus"
 
 
 @pytest.mark.gpu
-def test_two_gpus_give_the_table_of_one_in_less_time(tmp_path: Path) -> None:
+def test_run_on_two_gpus_equals_that_on_one_and_takes_less_time(tmp_path: Path) -> None:
     if len(_gpus()) < 2:
         pytest.skip("needs two GPUs of one product, and there is one")
     models_root, out = tmp_path / "bundle", tmp_path / "out"
@@ -39,21 +39,23 @@ def test_two_gpus_give_the_table_of_one_in_less_time(tmp_path: Path) -> None:
     one, two = (read_run(out / name) for name in ("one", "two"))
     graphs = {case.id for case in one.cases if case.runtime == "torch-graph"}
     assert len(graphs) == 12
-    assert graphs <= same_table(one, two), "no host shows in any of them"
+    assert graphs <= same_table(one, two), "no graph row waits for its host"
     assert not any("foreign process" in note for case in two.cases for note in case.notes)
     assert seconds[1] <= 0.6 * seconds[0]
 
 
-def test_the_stored_run_on_two_gpus_is_the_one_on_one() -> None:
+def test_stored_run_on_two_gpus_equals_that_on_one() -> None:
     one, two = (read_run(STORED / f"{name}.json") for name in ("one", "two"))
     assert len(same_table(one, two)) == 13
 
 
 def same_table(one: Summary, two: Summary) -> set[str]:
-    """Hold two complete runs to the same cases, and what the GPU alone decides to 3%; returns the cases that it does.
+    """Hold two complete runs to the same cases, and to p50 within 3% where the GPU alone decides it.
 
-    A row that waits for the host is as long as the host makes it. So is one whose rounds spread, or that says itself
-    that the host was slowed.
+    Rows that are launch-bound, whose rounds spread, or whose host was slowed are as long as the host makes them.
+
+    Returns:
+        Ids of the cases that the GPU alone decides.
     """
     assert one.complete
     assert two.complete
