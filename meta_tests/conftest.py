@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -136,16 +134,6 @@ def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:
     prepare_session(environment())
     # Modules that the server has imported are too late for pytest's rewriting of asserts.
     sys.exit(pytest.main(["--assert=plain", *arguments]))
-
-
-@contextmanager
-def interrupts_allowed() -> Iterator[None]:
-    """SIGINT interrupts a process that is started here; in a shell's background job, which ignores it, it would not."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

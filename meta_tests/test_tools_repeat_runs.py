@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from fixtures.processes import guarded
 from fixtures.results.reading import read_run
-from meta_tests.conftest import ROOT, SMALL_SPEC, Ended, Suite, interrupts_allowed, wait_until
+from meta_tests.conftest import ROOT, SMALL_SPEC, Ended, Suite, wait_until
 from meta_tests.forked import ForkedPython
 from meta_tests.runs import ended, is_one_message, row, run_of
 from meta_tests.stub_pytest import calls_of, install
@@ -105,9 +106,8 @@ def test_interrupted_tool_says_how_to_go_on_and_resumes_the_run(checkout: Checko
     hang.touch()
     command = [sys.executable, "-m", "tools.repeat_runs", *checkout.arguments()]
     pipe = subprocess.PIPE
-    with interrupts_allowed():
-        # A group of its own, as a terminal has it: Ctrl-C reaches the tool and its pytest.
-        process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    # A group of its own, as a terminal has it: Ctrl-C reaches the tool and its pytest.
+    process = subprocess.Popen(guarded(command), cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     begun = checkout.folder / "out" / "r" / "a" / "1" / "summary.json"
     wait_until(begun.exists, ANSWERS_S)
     os.killpg(process.pid, signal.SIGINT)
