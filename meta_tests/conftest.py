@@ -7,10 +7,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
@@ -19,8 +20,12 @@ import torch
 from fixtures.measure.fork_server import fork_server
 from fixtures.processes import child_environment
 from fixtures.sessions.pytest_plugin import suites_of
+from fixtures.triton.installation import Installation, NoServerError
 from meta_tests.bundles import synthetic_bundle
 from meta_tests.forked import prepare_session
+
+if TYPE_CHECKING:
+    from meta_tests.served import SmallServer
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,6 +75,26 @@ def small_spec(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def installation() -> Installation:
+    """The environment of `make serve-env`; a test that asks for it is skipped where there is none."""
+    try:
+        return Installation.find(None)
+    except NoServerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def small_server(
+    tmp_path_factory: pytest.TempPathFactory, installation: Installation, bundle_root: Path
+) -> Iterator[SmallServer]:
+    """A real server with the branches of MiDaS_small and raft_small: one for all tests of a process."""
+    from meta_tests.served import small_server_in  # noqa: PLC0415 (imports this module)
+
+    with small_server_in(tmp_path_factory.mktemp("served"), installation, bundle_root) as server:
+        yield server
+
+
 @pytest.fixture
 def own_environment() -> Iterator[None]:
     """The environment variables that a session sets for its process are unset after the test."""
@@ -93,6 +118,7 @@ class Suite:
     folder: Path
     models_root: Path
     device: str = "cpu"
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self, *arguments: str) -> list[str]:
         """What follows `pytest` on the command line."""
@@ -109,7 +135,8 @@ class Suite:
         Args:
             words: beginning of the names of the files with its output.
         """
-        given = (self.arguments(*arguments), self.folder / f"{words}.out", self.folder / f"{words}.err")
+        outputs = (self.folder / f"{words}.out", self.folder / f"{words}.err")
+        given = (self.arguments(*arguments), *outputs, self.variables)
         process = fork_server().Process(target=_main, args=given)
         process.start()
         return process
@@ -128,10 +155,10 @@ class Suite:
         return self.ended(self.start(*arguments))
 
 
-def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:
+def _main(arguments: list[str], stdout: Path, stderr: Path, variables: Mapping[str, str] | None = None) -> None:
     for descriptor, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    prepare_session(environment())
+    prepare_session({**environment(), **(variables or {})})
     # Modules that the server has imported are too late for pytest's rewriting of asserts.
     sys.exit(pytest.main(["--assert=plain", *arguments]))
 
