@@ -100,7 +100,7 @@ variants:
 """
 
 CASE, TORCH_CASE = "midas_small_64-b2-fp32-looper", "midas_small_64-b2-fp32-torch"
-HOW_TO_MEASURE = "<code>runtimes: [looper]</code> in the spec measures the loop."
+HOW_TO_MEASURE = "<code>runtimes: [looper]</code> in the spec measures the loop"
 
 
 @dataclass(frozen=True)

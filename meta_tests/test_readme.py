@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import skimage
 
-from fixtures.models import family_named
-from fixtures.registry import names
 from meta_tests.conftest import ROOT, Suite
 
 # With the pages that it leads to: what it says, it may say there.
@@ -104,14 +102,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_led_to() -> None:
     front = (ROOT / "README.md").read_text()
     assert all(f"docs/{page.name}" in front for page in PAGES[1:])
-
-
-def test_spec_page_lists_every_runtime_family_and_model() -> None:
-    reference = (ROOT / "docs/spec.md").read_text()
-    for name in (*names("runtimes"), *names("models")):
-        assert f"| `{name}` |" in reference
-    for name in names("models"):
-        assert all(f"`{model}`" in reference for model in family_named(name).models)
 
 
 def test_the_table_is_the_stored_run() -> None:

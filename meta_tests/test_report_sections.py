@@ -55,7 +55,7 @@ def test_run_without_any_time_still_is_a_page(tmp_path: Path) -> None:
         "batch": "No case has a time.",
         "size": "No case has a time.",
         "memory": "No case has its memory.",
-        "runtimes": "Not measured in this run: torch, onnxruntime, triton.",
+        "runtimes": "Not measured in this run: torch, onnxruntime, triton",
         "cold": "No case has its cold start",
         "telemetry": "No case has telemetry.",
         "latency-waterfall": "Nothing was served.",

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fixtures import registry
 from fixtures.cases import cases_of
 from fixtures.errors import InputError
 from fixtures.spec import Spec, load_spec
@@ -97,7 +98,7 @@ def test_shipped_specs_load(path: Path) -> None:
             "runtimes: [torch]",
             "runtimes: [tensorflow]",
             4,
-            "expected one of onnxruntime, onnxruntime-graph, torch, torch-compile, torch-graph, triton",
+            f"expected one of {', '.join(registry.names('runtimes'))}. ",
         ),
         ("runtimes: [torch]", "runtimes: [torch-grpah]", 4, "Did you mean 'torch-graph'?"),
         ("family: raft", "family: rafts", 9, "Did you mean 'raft'?"),
