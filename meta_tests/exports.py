@@ -82,14 +82,10 @@ def reference_of(bundle_root: Path, variant: Variant) -> Reference:
     return StoredReference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs)
 
 
+@cache
 def published(bundle_root: Path, variant: Variant, precision: FileDtype = "fp32", batch: int = 1) -> Published:
     """A variant of a bundle, exported and published beside the bundle; its files are in the cache."""
-    return _published(bundle_root, Export(variant, batch, precision))
-
-
-@cache
-def _published(bundle_root: Path, export: Export) -> Published:
-    variant = export.variant
+    export = Export(variant, batch, precision)
     weights = Bundle(bundle_root).weights(locate_checkpoint(variant, Bundle(bundle_root)))
     reference = reference_of(bundle_root, variant)
 
@@ -98,7 +94,7 @@ def _published(bundle_root: Path, export: Export) -> Published:
         gate.publish()
         gate.close()
 
-    given = {"variant": variant.model_dump(mode="json"), "batch": export.batch, "precision": export.file_dtype}
+    given = {"variant": variant.model_dump(mode="json"), "batch": batch, "precision": precision}
     given["weights"] = [weights.name, weights.sha256, weights.synthetic]
     recipe = Recipe(f"exported_{export.id}", given, (__name__,), make)
     return Published(export, reference, weights, view(recipe, bundle_root.parent / recipe.folder.name))

@@ -9,16 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from fixtures.records import (
-    CaseSummary,
-    ColdStart,
-    LatencyHop,
-    LatencyWaterfall,
-    Memory,
-    Summary,
-    Telemetry,
-    TelemetrySeries,
-)
+from fixtures.records import CaseSummary, LatencyHop, LatencyWaterfall, Memory, Summary, Telemetry, TelemetrySeries
 from fixtures.report import read_material, render
 from fixtures.results.summary import summarize, summarize_case
 from meta_tests.conftest import ROOT
@@ -50,7 +41,7 @@ class Element:
 
 
 class Page(HTMLParser):
-    """A parsed document; an element that is not closed fails."""
+    """A document, as strict as the pages are written: what is opened is closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -90,7 +81,7 @@ class Page(HTMLParser):
         return json.loads(found.text)
 
     def table(self, caption: str) -> list[dict[str, str]]:
-        """Rows of the table whose caption begins with this text, by heading."""
+        """Rows of the table whose caption begins so, by heading."""
         (found,) = [one for one in self.all("table") if one.all("caption")[0].text.startswith(caption)]
         headings = [one.text for one in found.all("thead")[0].all("th")]
         rows = found.all("tbody")[0].all("tr")
@@ -98,7 +89,7 @@ class Page(HTMLParser):
 
 
 def stored_run(folder: Path, name: str) -> Path:
-    """A stored run as a folder."""
+    """A stored run as its folder was."""
     run = folder / name
     run.mkdir()
     (run / "summary.json").write_bytes((STORED / name / "summary.json").read_bytes())
@@ -106,21 +97,21 @@ def stored_run(folder: Path, name: str) -> Path:
     return run
 
 
-def another_run(run: Path, factor: float) -> Path:
-    """A run again beside it, slower by this factor and with a case that failed."""
-    document = json.loads((run / "summary.json").read_text())
+def another_run(folder: Path, factor: float) -> Path:
+    """The stored run again, slower by this factor and with a case that failed."""
+    document = json.loads((STORED / "h200" / "summary.json").read_text())
     document["run_id"] = "before"
     for one in document["cases"]:
-        one["latency_ms"] = {key: value and value * factor for key, value in (one["latency_ms"] or {}).items()} or None
+        one["latency_ms"] = {key: value and value * factor for key, value in one["latency_ms"].items()}
     document["cases"][3] |= {"status": "error", "error": "boom", "latency_ms": None, "throughput_items_per_s": None}
-    other = run.with_name(f"before_{run.name}")
-    other.mkdir()
-    (other / "summary.json").write_text(json.dumps(document))
-    return other
+    run = folder / "before"
+    run.mkdir()
+    (run / "summary.json").write_text(json.dumps(document))
+    return run
 
 
 def written(folder: Path, summary: Summary) -> Path:
-    """The folder of a run that has only a summary."""
+    """The folder of a run that has a summary alone."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(summary.model_dump_json())
     return folder
@@ -132,7 +123,7 @@ def page_of(run: Path, **named: Path) -> Page:
 
 
 def hostile_summary() -> Summary:
-    """A summary whose names, notes and errors are markup."""
+    """Names, notes and errors that would be markup if anything were trusted."""
     facts: dict[str, Any] = {"id": f"{HOSTILE}-b1", "notes": (HOSTILE,), "component_id": HOSTILE, "unit": HOSTILE}
     failed: dict[str, Any] = {"id": HOSTILE, "status": "error", "error": HOSTILE, "component_id": HOSTILE}
     results = [
@@ -151,44 +142,30 @@ def hostile_summary() -> Summary:
 
 
 def hostile_run(folder: Path) -> Path:
-    """A run whose names, notes and errors are markup, with rounds."""
+    """The same with rounds."""
     rows = "\n".join(lines(case(HOSTILE, id=f"{HOSTILE}-b1")))
     written(folder, hostile_summary())
     (folder / "results.jsonl").write_text(rows.replace('"run_id":"run"', f'"run_id":{json.dumps(HOSTILE)}'))
     return folder
 
 
-def telemetry_of(start_s: float) -> Telemetry:
-    """Three samples from a time on; the driver does not give the power."""
+def telemetry_case(start_s: float, **facts: Any) -> CaseSummary:
     times = tuple(start_s + index / 10 for index in range(3))
     series = TelemetrySeries(
         at_s=times, sm_clock_mhz=(1980, None, 1900), temperature_c=(40, 41, 42), power_w=(None, None, None)
     )
-    return Telemetry(samples=3, sm_clock_mhz=(1900, 1940, 1980), temperature_c=(40, 41, 42), series=series)
-
-
-def telemetry_case(start_s: float, **facts: Any) -> CaseSummary:
-    return summarize_case(case(telemetry=telemetry_of(start_s), **facts))
+    seen = Telemetry(samples=3, sm_clock_mhz=(1900, 1940, 1980), temperature_c=(40, 41, 42), series=series)
+    return summarize_case(case(telemetry=seen, **facts))
 
 
 def made_run(folder: Path) -> Path:
-    """A small run with every kind of chart: sizes, batches, runtimes, memory in parts, telemetry, a waterfall."""
+    """Telemetry over time, memory in parts with one that is negative, and a waterfall."""
     stages = {"context": 600.0, "loaded": 640.0, "first_call": 900.0, "steady": 880.0}
-    kinds = [(size, runtime, batch) for size in (256, 512) for runtime in ("torch", "onnxruntime") for batch in (1, 8)]
-    results = [
-        case(
-            f"midas_small_{size}",
-            batch=batch,
-            runtime=runtime,
-            id=f"midas_small_{size}-b{batch}-fp16-{runtime}",
-            input_bucket={"height": size, "width": size},
-            memory=Memory(source="fresh_process", gpu_used_mb=stages),
-            cold_start=ColdStart(load_ms=300, prepare_ms=20, first_call_ms=4000, warmup_calls=9),
-            telemetry=telemetry_of(1.7e9 + 60 * index),
-        )
-        for index, (size, runtime, batch) in enumerate(kinds)
-    ]
-    results.append(case(rounds=0, batch=16, status="oom", error="out of memory"))
+    whole = Memory(source="fresh_process", gpu_used_mb=stages)
+    cases: tuple[CaseSummary, ...] = tuple(
+        telemetry_case(1.7e9 + 60 * index, batch=batch, memory=whole) for index, batch in enumerate((1, 2, 8))
+    )
+    cases += (summarize_case(case(rounds=0, batch=16, status="oom", error="out of memory")),)
     hops = (("torch", 7.2, 0.0), ("ONNX Runtime", 3.6, -3.6), ("client, http", 9.5, 5.9))
     waterfall = LatencyWaterfall(
         case_id="served",
@@ -196,12 +173,8 @@ def made_run(folder: Path) -> Path:
         hops=tuple(LatencyHop(hop=hop, ms=ms, added_ms=added_ms) for hop, ms, added_ms in hops),
         serving_tax_percent=164.0,
     )
-    variants = {f"midas_small_{size}": {"model": "MiDaS_small"} for size in (256, 512)}
-    environment = {"device": "cuda", "gpu": "X"}
-    summary = summarize(results, run_id="run", complete=True, environment=environment, run={"variants": variants})
-    written(folder, summary.model_copy(update={"waterfalls": (waterfall,)}))
-    (folder / "results.jsonl").write_text("\n".join(lines(*results)))
-    return folder
+    summary = summarize([], run_id="made", complete=True, environment={"device": "cuda", "gpu": "X"})
+    return written(folder, summary.model_copy(update={"cases": cases, "waterfalls": (waterfall,)}))
 
 
 def everything(element: Element) -> list[Element]:

@@ -114,7 +114,7 @@ def test_stored_run_is_chosen_from_and_compared_in_seconds_without_torch(
 
 
 def test_choice_of_the_stored_run_is_torch_compile_at_batch_8() -> None:
-    """Of every branch torch-compile at batch 8, as the table of the README has it."""
+    """Of every branch torch-compile at batch 8, as the table of docs/results.md has it."""
     choice = choose(read_run(SUMMARY), {})
     assert {role.role: chosen(role) for role in choice.roles} == {
         role: {place: f"{name}-b8-fp16-torch-compile" for place, name in zip(PLACES, names, strict=True)}
