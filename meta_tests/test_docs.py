@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -67,9 +68,18 @@ def selected_by(suite: str, options: argparse.Namespace) -> list[str]:
     """Ids of the cases, files or branches that a command line selects."""
     spec = load_spec(ROOT / (options.spec or f"specs/{DEFAULT_SPECS[suite]}.yaml"))
     every = cases_of(spec, options.dtype) if suite == "bench_tests" else exports_of(spec, options.dtype)
-    wanted = Expression.compile(options.keyword) if options.keyword else None
-    ids = [one.id for one in every]
-    return [one for one in ids if wanted is None or wanted.evaluate(lambda name, one=one, **_: name.lower() in one)]
+    wanted = Expression.compile(options.keyword or "")
+    return [one.id for one in every if not options.keyword or wanted.evaluate(_Names(one.id))]
+
+
+@dataclass(frozen=True)
+class _Names:
+    """As `-k` compares with the name of a test."""
+
+    case_id: str
+
+    def __call__(self, name: str, /, **_: object) -> bool:
+        return name.lower() in self.case_id
 
 
 class _Parsed(Exception):  # noqa: N818 - it ends a tool before it does anything
