@@ -23,7 +23,7 @@ from fixtures.models import family_named
 from fixtures.models.parts.clap import AUDIO_MODELS, EMBEDDING, PADDING, ClapAudioTower, ClapModel, ClapTextTower
 from fixtures.models.parts.htsat import HtsAt, SpectrogramInput, merging_order, shift_mask, stretch_matrix, window_order
 from fixtures.models.parts.mel import frames_of
-from fixtures.synthetic.weights import generator, synthetic_tensor
+from fixtures.synthetic.weights import drawn_tensor, generator
 
 REFERENCE = Path(__file__).parent / "reference"
 KEYS = json.loads((REFERENCE / "clap_htsat_tiny.keys.json").read_text())
@@ -90,7 +90,7 @@ def loaded(build: Callable[[], nn.Module], kept: Container[str], seed: int = 0) 
     with torch.device("meta"):
         module = build()
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    weights = {key: torch.as_tensor(synthetic_tensor(key, shapes[key], seed)) for key in shapes if key not in kept}
+    weights = {key: torch.as_tensor(drawn_tensor(key, shapes[key], seed)) for key in shapes if key not in kept}
     if weights.keys() != shapes.keys():
         weights |= {key: value for key, value in build().state_dict().items() if key in kept}
     module.load_state_dict(weights, strict=True, assign=True)

@@ -16,7 +16,7 @@ from torch import nn
 from fixtures.models import family_named
 from fixtures.models.parts.positions import resized_position_embedding
 from fixtures.spec import Variant
-from fixtures.synthetic.weights import generator, synthetic_tensor
+from fixtures.synthetic.weights import drawn_tensor, generator
 
 REFERENCE = Path(__file__).parent / "reference"
 MIDAS = family_named("midas")
@@ -30,7 +30,7 @@ RECORDED = [
 @cache
 def state_dict_of(keys: str, seed: int) -> dict[str, torch.Tensor]:
     shapes = json.loads((REFERENCE / f"{keys}.keys.json").read_text())
-    return {key: torch.from_numpy(synthetic_tensor(key, tuple(shape), seed)) for key, shape in shapes.items()}
+    return {key: torch.from_numpy(drawn_tensor(key, tuple(shape), seed)) for key, shape in shapes.items()}
 
 
 def image(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

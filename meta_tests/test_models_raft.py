@@ -11,7 +11,7 @@ from torchvision.models import optical_flow
 
 from fixtures.models import family_named
 from fixtures.spec import Variant
-from fixtures.synthetic.weights import synthetic_tensor
+from fixtures.synthetic.weights import drawn_tensor
 
 RAFT = family_named("raft")
 
@@ -29,8 +29,7 @@ def variant(model: str, height: int, width: int) -> Variant:
 def both(model: str, height: int, width: int) -> tuple[nn.Module, nn.Module]:
     upstream: Any = getattr(optical_flow, model)(weights=None).eval()
     state_dict = {
-        key: torch.from_numpy(synthetic_tensor(key, tuple(value.shape), 0))
-        for key, value in upstream.state_dict().items()
+        key: torch.from_numpy(drawn_tensor(key, tuple(value.shape), 0)) for key, value in upstream.state_dict().items()
     }
     upstream.load_state_dict(state_dict)
     with torch.device("meta"):

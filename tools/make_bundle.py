@@ -27,7 +27,7 @@ from fixtures.sessions.setup import SPECS
 from fixtures.spec import Variant, load_spec
 from fixtures.subject import require_known
 from fixtures.synthetic.files import save_checkpoint, save_tokenizer
-from fixtures.synthetic.weights import synthetic_tensor
+from fixtures.synthetic.weights import RULE, RULE_VERSION, synthetic_tensor
 from fixtures.weights.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
 from tools import command_line
 
@@ -96,7 +96,9 @@ def _write(root: Path, variants: Sequence[Variant], seed: int) -> dict[str, str]
         written.update(dict.fromkeys(save_tokenizer(root / HF_CACHES[0], repository, read_prompts(DEFAULT_PROMPTS))))
     bundle = Bundle(root)
     files = {path.relative_to(root).as_posix(): bundle.weights(path).sha256 for path in written}
-    marker = SyntheticMarker(seed=seed, warning="random weights: outputs mean nothing", files=files)
+    marker = SyntheticMarker(
+        seed=seed, rule=RULE, rule_version=RULE_VERSION, warning="random weights: outputs mean nothing", files=files
+    )
     write_atomically(root / SYNTHETIC_MARKER, marker.model_dump_json(indent=2) + "\n")
     return files
 
@@ -117,7 +119,7 @@ def _synthetic_state_dict(variant: Variant, family: Family, seed: int) -> dict[s
         own |= {key: computed[key] for key in kept}
     drawn = [key for key in own if key not in kept]
     with ThreadPoolExecutor() as pool:  # NumPy draws random numbers without the interpreter's lock
-        arrays = pool.map(lambda key: synthetic_tensor(key, tuple(own[key].shape), seed), drawn)
+        arrays = pool.map(lambda key: synthetic_tensor(key, tuple(own[key].shape), seed, family.conditions), drawn)
         return own | {key: torch.from_numpy(array) for key, array in zip(drawn, arrays, strict=True)}
 
 
