@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.export.parity import FACTOR, FLOORS
+from fixtures.export.accuracy import FACTOR, FLOORS
 from fixtures.measure import protocol
 from fixtures.results.memory import memory_above_context_mb
 from fixtures.results.reading import read_run

@@ -161,12 +161,12 @@ RAFT_WEIGHT = "model.context_encoder.layer2.0.downsample.0.weight"
 @pytest.mark.parametrize(
     ("family", "tamper", "says"),
     [
-        ("midas", weight(MIDAS_WEIGHT, larger), "photograph 0: error="),
+        ("midas", weight(MIDAS_WEIGHT, larger), "grey: error="),
         ("raft", weight(RAFT_WEIGHT, larger), "photograph 0: error="),
         ("midas", weight(MIDAS_WEIGHT, largest_larger), "photograph 1: error="),
-        ("raft", weight(RAFT_WEIGHT, largest_larger), "flow_end_point_error_px="),
+        ("raft", weight(RAFT_WEIGHT, largest_larger), "noise: error="),
         ("midas", weight("model.pretrained.layer1.0.weight", channels_flipped), "noise: error="),
-        ("raft", weight("model.feature_encoder.convnormrelu.0.weight", channels_flipped), "noise: error="),
+        ("raft", weight("model.feature_encoder.convnormrelu.0.weight", channels_flipped), "photograph 0: error="),
         ("raft", inputs_swapped, "noise: error="),
         ("raft", one_refinement_earlier, "photograph 1: error="),
         ("midas", half_pixels, "depth_rank_distance="),

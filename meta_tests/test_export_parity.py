@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from fixtures.export import verdicts
-from fixtures.export.parity import FLOORS, Evaluation, degenerate, evaluate, judge, relative_error
+from fixtures.export.accuracy import FLOORS, relative_error
+from fixtures.export.parity import Evaluation, degenerate, evaluate, judge
 from fixtures.export.parity_inputs import ParityInput, parity_inputs
 from fixtures.export.reference import Array64, Reference
 from fixtures.export.task_metrics import TASK_METRICS, TaskMetric, depth_rank_distance, flow_end_point_error_px

@@ -18,8 +18,8 @@ from onnx import numpy_helper
 
 from fixtures.cases import Export, exports_of
 from fixtures.errors import InputError
+from fixtures.export.accuracy import relative_error
 from fixtures.export.gate import GateError
-from fixtures.export.parity import relative_error
 from fixtures.manifest import read_manifest
 from fixtures.results.run_folder import RunFolder
 from fixtures.spec import Variant, load_spec

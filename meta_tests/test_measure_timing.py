@@ -29,7 +29,10 @@ def test_real_model_is_timed_with_its_host_watched(bundle_root: Path) -> None:
     subject = torch_subject(MIDAS, "fp32", torch.device("cpu"), Bundle(bundle_root))
     inputs = device_inputs(subject, Case(MIDAS, 1, "fp32", "torch"), CONTENT, INPUT_SETS)
     speed, usable, lines = HostSpeed(), os.sched_getaffinity(0), list[str]()
-    timing = time_runtime(runtime_class("torch")(subject, inputs), 1, FEW_ROUNDS, Watch(host_speed=speed), lines.append)
+    judged, runtime = list[int](), runtime_class("torch")(subject, inputs)
+    watch = Watch(host_speed=speed)
+    timing = time_runtime(runtime, 1, FEW_ROUNDS, watch, lines.append, lambda index, _: judged.append(index))
+    assert judged == list(range(INPUT_SETS))
     assert (timing.status, timing.device_p50_ms, timing.launch_bound) == ("ok", None, None)
     assert len(timing.rounds_ms) == INPUT_SETS
     assert timing.host_slowdown is None or is_slowed(timing.host_slowdown)

@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -18,6 +18,7 @@ import fixtures.runtimes
 from fixtures import registry
 from fixtures.cases import cases_of
 from fixtures.comparison import compare
+from fixtures.decision import choose
 from fixtures.declarations import declaration
 from fixtures.environment import environment
 from fixtures.errors import InputError, OutputError
@@ -173,6 +174,9 @@ def test_it_is_measured_and_reported(checkout: Checkout) -> None:
     case, by_torch = summary.cases
     assert (case.id, case.status, by_torch.status) == (CASE, "ok", "ok")
     assert case.rounds >= 5
+    assert case.output_error is not None
+    assert case.output_budget is not None
+    assert 0 < case.output_error <= case.output_budget
     assert summary.environment["looper"] == "1.0"
     page = report(run)
     assert re.search(r"<dt>Looper</dt>\s*<dd>1\.0</dd>", page)
@@ -193,6 +197,27 @@ def test_output_of_another_shape_is_an_error_row(checkout: Checkout, monkeypatch
     (case,) = read_run(checkout.folder / "out" / "run").cases
     assert case.status == "error"
     assert case.latency_ms is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda right: right * 1.02, lambda right: right.flip(0)], ids=["2% larger", "rows of other items"]
+)
+def test_wrong_output_is_an_error_row_with_its_figures(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    looper = importlib.import_module("looper")
+    right = looper.each
+    monkeypatch.setattr(looper, "each", lambda module, inputs: wrong(right(module, inputs)))
+    with pytest.raises(OutputError, match=r"photograph 0 in row 0 of input set 0: error=.* expected at most"):
+        checkout.measure(CASE)
+    summary = read_run(checkout.folder / "out" / "run")
+    (case,) = summary.cases
+    assert (case.status, case.latency_ms, case.rounds, summary.table) == ("error", None, 0, {})
+    assert case.output_error is not None
+    assert case.output_budget is not None
+    assert case.output_error > 0.01 > case.output_budget
+    (rejected,) = choose(summary, {}).roles[0].rejected
+    assert (rejected.case_id, rejected.bound) == (CASE, "status")
 
 
 def test_file_that_no_gate_has_published_is_refused(checkout: Checkout) -> None:

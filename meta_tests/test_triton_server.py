@@ -23,7 +23,7 @@ import torch
 from tritonclient import http
 
 from fixtures.errors import InputError
-from fixtures.export.parity import relative_error
+from fixtures.export.accuracy import relative_error
 from fixtures.records import ServedProtocol, ServerStep
 from fixtures.triton.access import ServerAccess
 from fixtures.triton.branches import Role, ServedBranch, ServedModel, served_branch

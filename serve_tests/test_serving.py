@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 import numpy as np
 import pytest
 
-from fixtures.export.parity import FLOORS, relative_error
+from fixtures.export.accuracy import FLOORS, relative_error
 from fixtures.records import ServedProtocol
 from fixtures.sessions.serve_session import ServeSession
 from fixtures.triton.branches import ServedBranch, ServedModel

@@ -1,0 +1,105 @@
+"""fixtures/export/measured.py: a runtime that computes something else is refused before it is timed, in every class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures.cases import Case
+from fixtures.export.measured import OutputJudge, WrongOutputError, Yardstick, preprocess_noise
+from fixtures.measure.protocol import INPUT_SETS
+from fixtures.records import Dtype
+from fixtures.runtimes import runtime_class
+from fixtures.spec import Frame, Variant
+from fixtures.subject import device_inputs, locate_checkpoint
+from fixtures.weights.bundle import Bundle
+from meta_tests.exports import MIDAS, RAFT
+from meta_tests.loading import CONTENT, torch_subject
+
+CPU = torch.device("cpu")
+BATCH = 3
+CLASSES: list[Dtype] = ["fp32", "tf32", "fp16"]
+
+
+@cache
+def yardstick(root: Path, variant: Variant, dtype: Dtype) -> Yardstick:
+    content = replace(CONTENT, models_root=root)
+    return Yardstick.of(variant, locate_checkpoint(variant, Bundle(root)), content, ("cpu", dtype))
+
+
+@pytest.fixture(scope="module", params=[MIDAS, RAFT], ids=["midas", "raft"])
+def outputs(request: pytest.FixtureRequest, bundle_root: Path) -> tuple[Variant, list[Tensor]]:
+    """A variant, and its right outputs `[3,…]` for all input sets."""
+    variant: Variant = request.param
+    case = Case(variant, BATCH, "fp32", "torch")
+    subject = torch_subject(variant, "fp32", CPU, Bundle(bundle_root))
+    with runtime_class("torch")(subject, device_inputs(subject, case, CONTENT, INPUT_SETS)) as runtime:
+        return variant, [runtime.infer(index).clone() for index in range(INPUT_SETS)]
+
+
+@pytest.mark.parametrize("dtype", CLASSES)
+def test_right_outputs_pass_in_every_class(
+    bundle_root: Path, outputs: tuple[Variant, list[Tensor]], dtype: Dtype
+) -> None:
+    variant, right = outputs
+    judge = OutputJudge(yardstick(bundle_root, variant, dtype), "the case", BATCH)
+    for index, output in enumerate(right):
+        judge.judge(index, output)
+    assert judge.worst is not None
+    assert 0 < judge.worst.error <= judge.worst.budget
+
+
+@pytest.mark.parametrize("dtype", CLASSES)
+def test_output_times_1_02_is_refused_in_every_class(
+    bundle_root: Path, outputs: tuple[Variant, list[Tensor]], dtype: Dtype
+) -> None:
+    variant, right = outputs
+    judge = OutputJudge(yardstick(bundle_root, variant, dtype), "the case", BATCH)
+    with pytest.raises(
+        WrongOutputError, match=r"the case: output for photograph 0 in row 0 of input set 0: error=0.02"
+    ):
+        judge.judge(0, right[0] * 1.02)
+
+
+@pytest.mark.parametrize("dtype", CLASSES)
+def test_row_of_another_item_is_refused_in_every_class(
+    bundle_root: Path, outputs: tuple[Variant, list[Tensor]], dtype: Dtype
+) -> None:
+    variant, right = outputs
+    judge = OutputJudge(yardstick(bundle_root, variant, dtype), "the case", BATCH)
+    swapped = right[1][[0, 2, 1]]
+    with pytest.raises(WrongOutputError, match=r"in row 1 of input set 1: .*; largest difference .* at \[") as refused:
+        judge.judge(1, swapped)
+    assert refused.value.error > refused.value.budget
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_output_that_is_not_finite_is_refused(
+    bundle_root: Path, outputs: tuple[Variant, list[Tensor]], value: float
+) -> None:
+    variant, right = outputs
+    broken = right[0].clone()
+    broken.view(-1)[-1] = value
+    judge = OutputJudge(yardstick(bundle_root, variant, "fp16"), "the case", BATCH)
+    with pytest.raises(WrongOutputError, match="in row 2 of input set 0"):
+        judge.judge(0, broken)
+
+
+def test_soft_yardstick_judges_nothing(bundle_root: Path, outputs: tuple[Variant, list[Tensor]]) -> None:
+    """Only where torch's own error is asked for: an output within the floor needs no budget."""
+    variant, right = outputs
+    soft = variant.model_copy(update={"ceiling": 1e-12})
+    judge = OutputJudge(yardstick(bundle_root, soft, "fp32"), "the case", BATCH)
+    with pytest.raises(WrongOutputError, match="cannot judge: torch itself is"):
+        judge.judge(0, right[0] * (1 + 1.5e-6))
+
+
+@pytest.mark.parametrize(("frame", "noise"), [((64, 96), 0.0), ((128, 192), pytest.approx(2 * 192 * 2**-23 / 0.229))])
+def test_preprocess_elsewhere_may_differ_where_it_resizes(frame: tuple[int, int], noise: float) -> None:
+    variant = MIDAS.model_copy(update={"frame": Frame(height=frame[0], width=frame[1])})
+    assert preprocess_noise(variant) == noise
