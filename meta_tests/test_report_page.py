@@ -16,6 +16,7 @@ import pytest
 
 from fixtures.decision import choose
 from fixtures.errors import InputError
+from fixtures.records import Memory
 from fixtures.report import read_material, render
 from fixtures.results.rows import read_results
 from fixtures.results.summary import summarize
@@ -270,6 +271,15 @@ def test_any_value_anywhere_is_rendered_or_refused(tmp_path: Path, name: str) ->
                 assert html.startswith("<!doctype html>")
                 assert html.count("<script") == 7
     assert min(refused, rendered) > 50
+
+
+def test_difference_that_overflows_is_not_drawn(tmp_path: Path) -> None:
+    stages = {"context": 0.0, "loaded": -1e308, "first_call": 1e308, "steady": 1e308}
+    memory = Memory(source="fresh_process", gpu_used_mb=stages)
+    summary = summarize([case(memory=memory)], run_id="run", complete=True)
+    document = page_of(written(tmp_path, summary))
+    parts = {series["name"]: series["x"] for series in document.json("figures")["memory-0"]["series"]}
+    assert parts["workspace"] == [None]
 
 
 def damage(content: Any, place: tuple[str | int, ...], value: object) -> None:

@@ -39,6 +39,26 @@ def test_served_run_has_waterfalls_server_start_and_memory(tmp_path: Path) -> No
         assert not served.section(key).all("figure")
 
 
+def test_lines_and_bars_reach_up_to_p95(tmp_path: Path) -> None:
+    made = made_run(tmp_path / "made")
+    figures = page_of(made).json("figures")
+    latency = read_material(made, None, None, None).cases[0].latency_ms
+    assert latency
+    for key in ("latency-batch-0", "latency-size-0", "runtimes-0"):
+        series = figures[key]["series"][0]
+        assert (latency.p50 in series["x"] + series["y"], series["high"][0]) == (True, latency.p95)
+
+
+def test_latency_waterfall_draws_what_a_hop_adds_or_saves(tmp_path: Path) -> None:
+    series = page_of(made_run(tmp_path / "made")).json("figures")["waterfall-0"]["series"]
+    drawn = {one["name"]: (one["y"], *([round(ms, 6) for ms in one[key]] for key in ("base", "x"))) for one in series}
+    assert drawn == {
+        "first hop": (["torch"], [0], [7.2]),
+        "saves": (["ONNX Runtime"], [3.6], [3.6]),
+        "adds": (["client, http"], [3.6], [5.9]),
+    }
+
+
 def test_run_without_rounds_says_what_would_give_them(tmp_path: Path) -> None:
     document = page_of(written(tmp_path, summarize([case()], run_id="run", complete=True)))
     assert "There is no results.jsonl beside the summary" in document.section("rounds").text
