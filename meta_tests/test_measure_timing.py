@@ -1,14 +1,16 @@
-"""fixtures.measure.timing: a real model timed by the whole protocol, with its host watched."""
+"""fixtures.measure.timing: outputs checked before any round, and a real model timed by the whole protocol."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from fixtures.cases import Case
+from fixtures.errors import OutputError
 from fixtures.measure.host_speed import HostSpeed
 from fixtures.measure.protocol import INPUT_SETS, RETRIES, MeasuringPlan
 from fixtures.measure.retries import Watch, is_slowed
@@ -21,6 +23,22 @@ from meta_tests.loading import CONTENT, torch_subject
 
 MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=96)
 FEW_ROUNDS = MeasuringPlan(warmup_s=0, warmup_min_calls=1, rounds_s=0, min_rounds=INPUT_SETS)
+
+
+@pytest.mark.parametrize("wrong", [0, INPUT_SETS - 1], ids=["first", "last"])
+def test_wrong_output_of_any_input_set_ends_the_case_before_a_round(wrong: int) -> None:
+    runtime = mock.MagicMock(inputs=range(INPUT_SETS), infer=lambda index: index)
+    runtime.subject.device = torch.device("cpu")
+    runtime.__exit__.return_value = None
+
+    def check_output(output: int, _batch: int) -> None:
+        if output == wrong:
+            raise OutputError("not finite")
+
+    runtime.subject.check_output = check_output
+    with pytest.raises(OutputError, match="not finite"):
+        time_runtime(runtime, 1, FEW_ROUNDS, Watch(), lambda _: None)
+    runtime.begin_rounds.assert_not_called()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not move threads")
