@@ -50,6 +50,20 @@ def test_variants_go_to_their_gpus_and_each_kind_of_gpu_has_its_table(tmp_path: 
     assert not (fleet.run.folder / "summary.json").exists()
 
 
+def test_resumed_fleet_with_a_second_kind_of_gpu_replaces_the_single_table(tmp_path: Path) -> None:
+    one, two = (
+        files_of(tmp_path, name, gpu)
+        for name, gpu in (("midas_small_64", "NVIDIA H100"), ("raft_small_128", "NVIDIA A100"))
+    )
+    failed = Lost(two.variant, "OSError: full", retry=False)
+    fleet = a_fleet(tmp_path, SMALL_SPEC)
+    assert run_fleet(fleet, FakeCluster([], {one.variant: [one], two.variant: [failed]}), print, 120) == 1
+    assert (fleet.run.folder / "summary.json").exists()
+    assert run_fleet(a_fleet(tmp_path, SMALL_SPEC, resume=True), FakeCluster([], {two.variant: [two]}), print, 120) == 0
+    assert {path.parent.name for path in fleet.run.folder.glob("*/summary.json")} == {"nvidia-h100", "nvidia-a100"}
+    assert not (fleet.run.folder / "summary.json").exists()
+
+
 def test_lost_shards_are_sent_again_and_refused_ones_are_reported_with_the_message(tmp_path: Path) -> None:
     said: list[str] = []
     lost, own = Lost("midas_small_64", "WorkerCrashedError: gone", retry=True), Lost("x", "OSError: full", retry=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 import psutil
@@ -27,11 +26,10 @@ def a_task(*arguments: str, models_root: Path | None = None) -> FleetTask:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with a stub in the place of pytest, and a folder of its own for temporary files."""
+    """A checkout with a stub in the place of pytest."""
     folder = tmp_path / "checkout"
     stub_pytest.install(folder, {"results.jsonl": "a row\n"}, {"summary.json": "{}"})
     monkeypatch.setattr(fleet_task, "_CHECKOUT", folder)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("DP_MODELS_ROOT", raising=False)
     return folder
 
@@ -44,7 +42,7 @@ def test_files_of_a_shard_come_back_and_its_folder_is_removed(checkout: Path) ->
     (call,) = stub_pytest.calls_of(checkout)
     assert (call["variants"], call["device"], call["models_root"]) == ("midas_small_64", "cpu", "/here")
     assert call["words"] == ["bench_tests", "-q", "-p", "no:cacheprovider"]
-    assert not list(checkout.parent.glob("shard-*"))
+    assert not Path(call["out"]).exists()
 
 
 def test_models_root_is_the_one_asked_for_then_that_of_the_machine(
