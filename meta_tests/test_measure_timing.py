@@ -37,7 +37,7 @@ def test_wrong_output_of_any_input_set_ends_the_case_before_a_round(wrong: int) 
 
     runtime.subject.check_output = check_output
     with pytest.raises(OutputError, match="not finite"):
-        time_runtime(runtime, 1, FEW_ROUNDS, Watch(), lambda _: None)
+        time_runtime(runtime, 1, FEW_ROUNDS, Watch(), lambda _: None, lambda *_: None)
     runtime.begin_rounds.assert_not_called()
 
 
