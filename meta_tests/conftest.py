@@ -1,4 +1,4 @@
-"""What several meta tests stand on: a small synthetic bundle, a small spec, and the suite as a process."""
+"""Fixtures and helpers of several meta tests: a small synthetic bundle, a small spec, the suite as a process."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
 import torch
 
+from fixtures.measure import fork_server as fork_server_module
 from fixtures.measure.fork_server import fork_server
 from fixtures.processes import child_environment
 from fixtures.sessions.pytest_plugin import suites_of
+from fixtures.triton.installation import Installation, NoServerError
 from meta_tests.bundles import synthetic_bundle
 from meta_tests.forked import prepare_session
 
+if TYPE_CHECKING:
+    from meta_tests.served import SmallServer
+
 ROOT = Path(__file__).parent.parent
 
-# A process that takes longer hangs. Far above what any takes, because a machine may be three times as slow as usual.
-HANGS_S = 1200.0
-# CPU seconds of a process that imports what the reading tools stand on, where limits of seconds were set.
+# Seconds after which a process hangs. A judgment: the slowest sessions that tests run take 60 s on two quiet cores
+# (`pytest meta_tests --durations=20`), and a busy machine is three times as slow; what hangs fails in minutes.
+HANGS_S = 300.0
+# Seconds after which another process will not do what it should. The same judgment for what takes up to 20 s.
+COMES_ABOUT_S = 120.0
+# CPU seconds of `python -c "import numpy, pydantic, scipy.special"` on the machine where limits of seconds were set.
 _STARTS_S = 1.2
 
 # Two families at their smallest sizes; a case takes about a second.
@@ -41,6 +50,11 @@ variants:
   - {name: midas_small_64, family: midas, model: MiDaS_small, height: 64, width: 96}
   - {name: raft_small_128, family: raft, model: raft_small, height: 128, width: 128}
 """
+
+
+# Sessions of tests are forked from the fork server, which imports more for them.
+if "meta_tests.preloaded" not in fork_server_module._PRELOAD:
+    fork_server_module._PRELOAD.append("meta_tests.preloaded")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,6 +84,26 @@ def small_spec(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def installation() -> Installation:
+    """The environment of `make serve-env`; a test that asks for it is skipped where there is none."""
+    try:
+        return Installation.find(None)
+    except NoServerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def small_server(
+    tmp_path_factory: pytest.TempPathFactory, installation: Installation, bundle_root: Path
+) -> Iterator[SmallServer]:
+    """A real server with the branches of MiDaS_small and raft_small: one for all tests of a process."""
+    from meta_tests.served import small_server_in  # noqa: PLC0415 (imports this module)
+
+    with small_server_in(tmp_path_factory.mktemp("served"), installation, bundle_root) as server:
+        yield server
+
+
 @pytest.fixture
 def own_environment() -> Iterator[None]:
     """The environment variables that a session sets for its process are unset after the test."""
@@ -79,7 +113,7 @@ def own_environment() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ended:
-    """What a person sees of a process that has ended."""
+    """Exit code and output of a process that has ended."""
 
     returncode: int
     stdout: str
@@ -88,28 +122,30 @@ class Ended:
 
 @dataclass(frozen=True)
 class Suite:
-    """Runs the suite as a person does, in a process of its own, with its outputs under `folder`."""
+    """Runs `pytest bench_tests` in a process of its own, with its outputs under `folder`."""
 
     folder: Path
     models_root: Path
     device: str = "cpu"
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self, *arguments: str) -> list[str]:
-        """What follows `pytest` on the command line."""
+        """Command line after `pytest`."""
         always = ("bench_tests", "-p", "no:cacheprovider", "--device", self.device, "--out", str(self.folder / "out"))
         return [*always, "--models-root", str(self.models_root), *arguments]
 
     def command(self, *arguments: str) -> list[str]:
-        """The whole command line, for a process that is started from nothing."""
+        """Whole command line, for a process that is started without the fork server."""
         return [sys.executable, "-m", "pytest", *self.arguments(*arguments)]
 
     def start(self, *arguments: str, words: str = "said") -> BaseProcess:
-        """Begin to run, in a process forked from one that has already imported torch: that takes eight seconds.
+        """Begin to run, in a process forked from one that has imported torch, which takes eight seconds.
 
         Args:
             words: beginning of the names of the files with its output.
         """
-        given = (self.arguments(*arguments), self.folder / f"{words}.out", self.folder / f"{words}.err")
+        outputs = (self.folder / f"{words}.out", self.folder / f"{words}.err")
+        given = (self.arguments(*arguments), *outputs, self.variables)
         process = fork_server().Process(target=_main, args=given)
         process.start()
         return process
@@ -120,7 +156,7 @@ class Suite:
         stdout, stderr = ((self.folder / f"{words}.{end}").read_text() for end in ("out", "err"))
         if process.exitcode is None:
             process.kill()
-            pytest.fail(f"it hangs: {stdout}")
+            pytest.fail(f"still running after {HANGS_S:g} s: {stdout}")
         return Ended(process.exitcode, stdout, stderr)
 
     def run(self, *arguments: str) -> Ended:
@@ -128,11 +164,11 @@ class Suite:
         return self.ended(self.start(*arguments))
 
 
-def _main(arguments: list[str], stdout: Path, stderr: Path) -> None:
+def _main(arguments: list[str], stdout: Path, stderr: Path, variables: Mapping[str, str] | None = None) -> None:
     for descriptor, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    prepare_session(environment())
-    # Modules that the server has imported are too late for pytest's rewriting of asserts.
+    prepare_session({**environment(), **(variables or {})})
+    # pytest cannot rewrite the asserts of modules that the fork server has already imported.
     sys.exit(pytest.main(["--assert=plain", *arguments]))
 
 
@@ -142,21 +178,21 @@ def suite(tmp_path: Path, bundle_root: Path) -> Suite:
     return Suite(tmp_path, bundle_root)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 600) -> None:
-    """Wait for what another process is about to do."""
+def wait_until(holds: Callable[[], bool], seconds: float = COMES_ABOUT_S) -> None:
+    """Wait until a condition holds that another process brings about; fail after some seconds."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "it has not come about"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.01)
 
 
 def environment() -> dict[str, str]:
-    """The environment of a person who has set nothing."""
+    """Environment variables of this process without those of the suite and of pytest."""
     return child_environment(without=("DP_", "PYTEST_"))
 
 
 def cpu_seconds(command: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], float]:
-    """A process that has ended, and its seconds on a CPU: whoever else is busy on this machine is not in them."""
+    """Run a command to the end. Returns it and its CPU seconds, which other busy processes do not lengthen."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -164,6 +200,6 @@ def cpu_seconds(command: Sequence[str]) -> tuple[subprocess.CompletedProcess[str
 
 
 def slowness() -> float:
-    """How much longer processes take here and now than where limits of seconds were set; at least 1."""
-    program = "import numpy, pydantic, scipy.special"  # nothing of ours: what we make slower must not move a limit
+    """How many times longer a process takes now than where limits of seconds were set; at least 1."""
+    program = "import numpy, pydantic, scipy.special"  # no module of the suite: a slower suite must not move a limit
     return max(1.0, cpu_seconds([sys.executable, "-c", program])[1] / _STARTS_S)

@@ -82,10 +82,14 @@ def reference_of(bundle_root: Path, variant: Variant) -> Reference:
     return StoredReference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs)
 
 
-@cache
 def published(bundle_root: Path, variant: Variant, precision: FileDtype = "fp32", batch: int = 1) -> Published:
     """A variant of a bundle, exported and published beside the bundle; its files are in the cache."""
-    export = Export(variant, batch, precision)
+    return _published(bundle_root, Export(variant, batch, precision))
+
+
+@cache
+def _published(bundle_root: Path, export: Export) -> Published:
+    variant = export.variant
     weights = Bundle(bundle_root).weights(locate_checkpoint(variant, Bundle(bundle_root)))
     reference = reference_of(bundle_root, variant)
 
@@ -94,7 +98,7 @@ def published(bundle_root: Path, variant: Variant, precision: FileDtype = "fp32"
         gate.publish()
         gate.close()
 
-    given = {"variant": variant.model_dump(mode="json"), "batch": batch, "precision": precision}
+    given = {"variant": variant.model_dump(mode="json"), "batch": export.batch, "precision": export.file_dtype}
     given["weights"] = [weights.name, weights.sha256, weights.synthetic]
     recipe = Recipe(f"exported_{export.id}", given, (__name__,), make)
     return Published(export, reference, weights, view(recipe, bundle_root.parent / recipe.folder.name))

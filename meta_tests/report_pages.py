@@ -9,7 +9,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from fixtures.records import CaseSummary, LatencyHop, LatencyWaterfall, Memory, Summary, Telemetry, TelemetrySeries
+from fixtures.records import (
+    CaseSummary,
+    ColdStart,
+    LatencyHop,
+    LatencyWaterfall,
+    Memory,
+    Summary,
+    Telemetry,
+    TelemetrySeries,
+)
 from fixtures.report import read_material, render
 from fixtures.results.summary import summarize, summarize_case
 from meta_tests.conftest import ROOT
@@ -41,7 +50,7 @@ class Element:
 
 
 class Page(HTMLParser):
-    """A document, as strict as the pages are written: what is opened is closed."""
+    """A parsed document; an element that is not closed fails."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -81,7 +90,7 @@ class Page(HTMLParser):
         return json.loads(found.text)
 
     def table(self, caption: str) -> list[dict[str, str]]:
-        """Rows of the table whose caption begins so, by heading."""
+        """Rows of the table whose caption begins with this text, by heading."""
         (found,) = [one for one in self.all("table") if one.all("caption")[0].text.startswith(caption)]
         headings = [one.text for one in found.all("thead")[0].all("th")]
         rows = found.all("tbody")[0].all("tr")
@@ -89,7 +98,7 @@ class Page(HTMLParser):
 
 
 def stored_run(folder: Path, name: str) -> Path:
-    """A stored run as its folder was."""
+    """A stored run as a folder."""
     run = folder / name
     run.mkdir()
     (run / "summary.json").write_bytes((STORED / name / "summary.json").read_bytes())
@@ -97,21 +106,21 @@ def stored_run(folder: Path, name: str) -> Path:
     return run
 
 
-def another_run(folder: Path, factor: float) -> Path:
-    """The stored run again, slower by this factor and with a case that failed."""
-    document = json.loads((STORED / "h200" / "summary.json").read_text())
+def another_run(run: Path, factor: float) -> Path:
+    """A run again beside it, slower by this factor and with a case that failed."""
+    document = json.loads((run / "summary.json").read_text())
     document["run_id"] = "before"
     for one in document["cases"]:
-        one["latency_ms"] = {key: value and value * factor for key, value in one["latency_ms"].items()}
+        one["latency_ms"] = {key: value and value * factor for key, value in (one["latency_ms"] or {}).items()} or None
     document["cases"][3] |= {"status": "error", "error": "boom", "latency_ms": None, "throughput_items_per_s": None}
-    run = folder / "before"
-    run.mkdir()
-    (run / "summary.json").write_text(json.dumps(document))
-    return run
+    other = run.with_name(f"before_{run.name}")
+    other.mkdir()
+    (other / "summary.json").write_text(json.dumps(document))
+    return other
 
 
 def written(folder: Path, summary: Summary) -> Path:
-    """The folder of a run that has a summary alone."""
+    """The folder of a run that has only a summary."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(summary.model_dump_json())
     return folder
@@ -123,7 +132,7 @@ def page_of(run: Path, **named: Path) -> Page:
 
 
 def hostile_summary() -> Summary:
-    """Names, notes and errors that would be markup if anything were trusted."""
+    """A summary whose names, notes and errors are markup."""
     facts: dict[str, Any] = {"id": f"{HOSTILE}-b1", "notes": (HOSTILE,), "component_id": HOSTILE, "unit": HOSTILE}
     failed: dict[str, Any] = {"id": HOSTILE, "status": "error", "error": HOSTILE, "component_id": HOSTILE}
     results = [
@@ -142,30 +151,44 @@ def hostile_summary() -> Summary:
 
 
 def hostile_run(folder: Path) -> Path:
-    """The same with rounds."""
+    """A run whose names, notes and errors are markup, with rounds."""
     rows = "\n".join(lines(case(HOSTILE, id=f"{HOSTILE}-b1")))
     written(folder, hostile_summary())
     (folder / "results.jsonl").write_text(rows.replace('"run_id":"run"', f'"run_id":{json.dumps(HOSTILE)}'))
     return folder
 
 
-def telemetry_case(start_s: float, **facts: Any) -> CaseSummary:
+def telemetry_of(start_s: float) -> Telemetry:
+    """Three samples from a time on; the driver does not give the power."""
     times = tuple(start_s + index / 10 for index in range(3))
     series = TelemetrySeries(
         at_s=times, sm_clock_mhz=(1980, None, 1900), temperature_c=(40, 41, 42), power_w=(None, None, None)
     )
-    seen = Telemetry(samples=3, sm_clock_mhz=(1900, 1940, 1980), temperature_c=(40, 41, 42), series=series)
-    return summarize_case(case(telemetry=seen, **facts))
+    return Telemetry(samples=3, sm_clock_mhz=(1900, 1940, 1980), temperature_c=(40, 41, 42), series=series)
+
+
+def telemetry_case(start_s: float, **facts: Any) -> CaseSummary:
+    return summarize_case(case(telemetry=telemetry_of(start_s), **facts))
 
 
 def made_run(folder: Path) -> Path:
-    """Telemetry over time, memory in parts with one that is negative, and a waterfall."""
+    """A small run with every kind of chart: sizes, batches, runtimes, memory in parts, telemetry, a waterfall."""
     stages = {"context": 600.0, "loaded": 640.0, "first_call": 900.0, "steady": 880.0}
-    whole = Memory(source="fresh_process", gpu_used_mb=stages)
-    cases: tuple[CaseSummary, ...] = tuple(
-        telemetry_case(1.7e9 + 60 * index, batch=batch, memory=whole) for index, batch in enumerate((1, 2, 8))
-    )
-    cases += (summarize_case(case(rounds=0, batch=16, status="oom", error="out of memory")),)
+    kinds = [(size, runtime, batch) for size in (256, 512) for runtime in ("torch", "onnxruntime") for batch in (1, 8)]
+    results = [
+        case(
+            f"midas_small_{size}",
+            batch=batch,
+            runtime=runtime,
+            id=f"midas_small_{size}-b{batch}-fp16-{runtime}",
+            input_bucket={"height": size, "width": size},
+            memory=Memory(source="fresh_process", gpu_used_mb=stages),
+            cold_start=ColdStart(load_ms=300, prepare_ms=20, first_call_ms=4000, warmup_calls=9),
+            telemetry=telemetry_of(1.7e9 + 60 * index),
+        )
+        for index, (size, runtime, batch) in enumerate(kinds)
+    ]
+    results.append(case(rounds=0, batch=16, status="oom", error="out of memory"))
     hops = (("torch", 7.2, 0.0), ("ONNX Runtime", 3.6, -3.6), ("client, http", 9.5, 5.9))
     waterfall = LatencyWaterfall(
         case_id="served",
@@ -173,8 +196,12 @@ def made_run(folder: Path) -> Path:
         hops=tuple(LatencyHop(hop=hop, ms=ms, added_ms=added_ms) for hop, ms, added_ms in hops),
         serving_tax_percent=164.0,
     )
-    summary = summarize([], run_id="made", complete=True, environment={"device": "cuda", "gpu": "X"})
-    return written(folder, summary.model_copy(update={"cases": cases, "waterfalls": (waterfall,)}))
+    variants = {f"midas_small_{size}": {"model": "MiDaS_small"} for size in (256, 512)}
+    environment = {"device": "cuda", "gpu": "X"}
+    summary = summarize(results, run_id="run", complete=True, environment=environment, run={"variants": variants})
+    written(folder, summary.model_copy(update={"waterfalls": (waterfall,)}))
+    (folder / "results.jsonl").write_text("\n".join(lines(*results)))
+    return folder
 
 
 def everything(element: Element) -> list[Element]:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-import torch
 
 from fixtures.cases import Case
 from fixtures.measure import memory
 from fixtures.measure.fork_server import fork_server
 from fixtures.measure.memory import ProbeRequest, measure_memory
-from fixtures.measure.out_of_memory import is_out_of_memory
 from fixtures.nvml import Gpu
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
@@ -115,23 +113,3 @@ def test_foreign_processes_during_the_stages_are_noted(seen: tuple[set[int], ...
     for stage in ("before", "context", "steady"):
         stages.read(stage)
     assert stages.notes() == notes
-
-
-@pytest.mark.parametrize(
-    ("error", "is_memory"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory."), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("CUDA error: out of memory"), True),
-        (RuntimeError("shape mismatch"), False),
-        (ValueError("out of memory"), False),
-    ],
-    ids=str,
-)
-def test_out_of_memory_is_told_from_other_errors(error: Exception, is_memory: bool) -> None:
-    assert is_out_of_memory(error) is is_memory
-    follow_up = RuntimeError("capture failed")
-    follow_up.__context__ = error
-    assert is_out_of_memory(follow_up) is is_memory

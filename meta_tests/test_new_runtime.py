@@ -101,7 +101,7 @@ variants:
 """
 
 CASE, TORCH_CASE = "midas_small_64-b2-fp32-looper", "midas_small_64-b2-fp32-torch"
-HOW_TO_MEASURE = "<code>runtimes: [looper]</code> in the spec measures the loop."
+HOW_TO_MEASURE = "<code>runtimes: [looper]</code> in the spec measures the loop"
 
 
 @dataclass(frozen=True)
@@ -266,3 +266,13 @@ def test_workers_take_its_cases_first(checkout: Checkout) -> None:
     checkout.spec.write_text(text)
     assert declaration("looper").compiles
     assert longest_first(cases_of(load_spec(checkout.spec))) == ["midas_small_64", "larger"]
+
+
+def test_run_of_a_checkout_with_another_runtime_is_readable(tmp_path: Path) -> None:
+    """A stored run names a runtime that this checkout does not have."""
+    sides = [stored(tmp_path / name, row(runtime="looper"), row(runtime="torch")) for name in ("before", "after")]
+    assert "looper" in report(sides[0])
+    (pair,) = compare(sides).pairs
+    assert [case.ratio for case in pair.cases] == pytest.approx([1, 1])
+    (branch,) = choice_of(row(runtime="looper", p50=1.0), row(runtime="onnxruntime", p50=2.0)).branches
+    assert (branch.candidate.runtime, branch.servable) == ("looper", "other_row")

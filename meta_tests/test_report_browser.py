@@ -1,4 +1,4 @@
-"""The report in a real browser: it draws, sorts, prints and can be read, on any screen, without any network."""
+"""The report in Chromium: it draws, sorts, prints and stays readable on every screen, without a network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ A4_WIDTH_PX = 703  # upright, between margins of 12 mm
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver")
 
-# What stands in each plot: marks inside of its own drawing that have a size.
+# Marks of each plot that have a size, and how many of them lie inside its frame.
 MARKS = """
   return [...document.querySelectorAll('.plot')].map((plot) => {
     const svg = plot.querySelector('svg.main-svg');
@@ -38,7 +38,7 @@ MARKS = """
   });
 """
 
-# Presses every heading twice; says what is not in order afterwards, judged by the text that a reader sees.
+# Clicks every heading twice; returns what is not in order afterwards, judged by the visible text.
 SORTING = r"""
   const problems = [];
   const collator = new Intl.Collator('en', {numeric: true});
@@ -81,6 +81,7 @@ COLOURS = """
       ...plots.flatMap((plot) => [...plot.querySelectorAll('text')].map((text) => getComputedStyle(text).fill)),
       ...[...document.querySelectorAll('p, th, td, a, dt, summary, button')].map((one) => getComputedStyle(one).color),
     ])],
+    swatches: [...new Set([...document.querySelectorAll('svg.swatch')].map((one) => getComputedStyle(one).color))],
     lines: [...new Set(plots.flatMap((plot) => [...plot.querySelectorAll('.js-line')].map((line) =>
       getComputedStyle(line).stroke)))],
   };
@@ -88,7 +89,7 @@ COLOURS = """
 
 
 class Browser:
-    """A headless Chromium that tells what it was asked for, and what it complained about."""
+    """A headless Chromium with its console messages and network requests."""
 
     def __init__(self, profile: Path) -> None:
         options = webdriver.ChromeOptions()
@@ -97,14 +98,14 @@ class Browser:
             options.add_argument(f"--{argument}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-        self.complaints: list[str] = []
+        self.messages: list[str] = []
         self.requests: list[str] = []
-        # A browser begins with a page of its own, and what that asks for is not the report's.
+        # A browser starts with a page of its own, whose requests are not those of the report.
         self.driver.get("about:blank")
         self.read_logs()
 
     def open(self, page: Path) -> None:
-        """Open a page, and wait until it has drawn itself."""
+        """Open a page and wait until all its charts are drawn."""
         self.screen(DESKTOP)
         self.media()
         self.driver.get(page.as_uri())
@@ -130,7 +131,7 @@ class Browser:
         wait_until(lambda: bool(self.run(script)), seconds)
 
     def settle(self) -> None:
-        """Wait until every chart has the width of its place."""
+        """Wait until every chart has the width of its frame."""
         self.wait(
             "return [...document.querySelectorAll('.plot')].every((plot) => !plot.clientWidth || "
             "Math.abs(plot.querySelector('svg.main-svg').getBoundingClientRect().width - plot.clientWidth) < 1)"
@@ -141,7 +142,7 @@ class Browser:
         return entries
 
     def read_logs(self) -> None:
-        self.complaints += [f"{entry['level']}: {entry['message']}" for entry in self._log("browser")]
+        self.messages += [f"{entry['level']}: {entry['message']}" for entry in self._log("browser")]
         for entry in self._log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
@@ -150,13 +151,13 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A stored run with everything, and a made one with what the stored one lacks."""
+    """A stored run of 60 cases, a small made run with every kind of chart, and one whose names are markup."""
     folder = tmp_path_factory.mktemp("pages")
-    run, baseline = stored_run(folder, "h200"), another_run(folder, 1.2)
-    hostile = hostile_run(folder / "hostile")
+    stored, made, hostile = stored_run(folder, "h200"), made_run(folder / "made"), hostile_run(folder / "hostile")
+    manifest = STORED / "h100_served"
     materials = {
-        "stored": read_material(run, baseline, None, STORED / "h200"),
-        "made": read_material(made_run(folder / "made"), None, None, None),
+        "stored": read_material(stored, another_run(stored, 1.2), None, STORED / "h200"),
+        "made": read_material(made, another_run(made, 1.2), None, manifest),
         "hostile": read_material(hostile, hostile, None, None),
     }
     for name, material in materials.items():
@@ -173,8 +174,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module", params=["stored", "made", "hostile"])
 def shown(request: pytest.FixtureRequest, browser: Browser, pages: dict[str, Path]) -> Browser:
-    """The browser with one of the pages, which all tests of that page share; they leave it as they found it."""
-    browser.complaints.clear()
+    """The browser with one of the pages; its tests share the page and restore it."""
+    browser.messages.clear()
     browser.requests.clear()
     browser.open(pages[request.param])
     return browser
@@ -183,20 +184,21 @@ def shown(request: pytest.FixtureRequest, browser: Browser, pages: dict[str, Pat
 stored_alone = pytest.mark.parametrize("shown", ["stored"], indirect=True)
 stored_and_made = pytest.mark.parametrize("shown", ["stored", "made"], indirect=True)
 made_alone = pytest.mark.parametrize("shown", ["made"], indirect=True)
+made_and_hostile = pytest.mark.parametrize("shown", ["made", "hostile"], indirect=True)
 hostile_alone = pytest.mark.parametrize("shown", ["hostile"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def _no_complaint(shown: Browser, pages: dict[str, Path]) -> Iterator[None]:
-    """Whatever a test does: no message on the console, no request but for the page itself."""
+def _no_message(shown: Browser, pages: dict[str, Path]) -> Iterator[None]:
+    """Every test: no message on the console, no request except for the page itself."""
     yield
     shown.read_logs()
-    assert shown.complaints == []
+    assert shown.messages == []
     requests = {url for url in shown.requests if not url.startswith("data:")}
     assert requests <= {page.as_uri() for page in pages.values()}
 
 
-def test_every_chart_draws_its_marks_inside_of_itself(shown: Browser) -> None:
+def test_every_chart_draws_marks_inside_its_frame(shown: Browser) -> None:
     plots = shown.run(MARKS)
     assert len(plots) == shown.run("return document.querySelectorAll('figure').length") >= 5
     for plot in plots:
@@ -207,7 +209,7 @@ def test_every_chart_draws_its_marks_inside_of_itself(shown: Browser) -> None:
 
 
 @hostile_alone
-def test_names_of_files_are_shown_as_they_are(shown: Browser) -> None:
+def test_markup_in_names_is_shown_as_text(shown: Browser) -> None:
     assert shown.run("return document.querySelectorAll('img, script[src], svg a').length") == 0
     texts = shown.run("return [...document.querySelectorAll('.plot text')].map((text) => text.textContent)")
     assert any(HOSTILE in text for text in texts)
@@ -216,7 +218,7 @@ def test_names_of_files_are_shown_as_they_are(shown: Browser) -> None:
 
 
 @stored_and_made
-def test_every_table_is_sorted_by_every_heading(shown: Browser) -> None:
+def test_every_heading_sorts_its_table(shown: Browser) -> None:
     shown.run("document.getElementById('rounds-data')?.setAttribute('open', '')")
     headings, problems = shown.run(SORTING)
     assert problems == []
@@ -224,7 +226,7 @@ def test_every_table_is_sorted_by_every_heading(shown: Browser) -> None:
 
 
 @stored_alone
-def test_a_case_is_drawn_when_it_is_chosen(shown: Browser) -> None:
+def test_chosen_case_is_drawn(shown: Browser) -> None:
     chosen = "raft_small_512-b8-fp16-torch"
     shown.run("document.querySelector(`#cases a[data-case='${arguments[0]}']`).click()", chosen)
     state = shown.run("""
@@ -252,7 +254,8 @@ def test_a_case_is_drawn_when_it_is_chosen(shown: Browser) -> None:
     assert shown.run("return document.querySelectorAll('#rounds-data tbody tr').length") == 545
 
 
-def test_a_phone_scrolls_down_and_never_sideways(shown: Browser) -> None:
+@made_and_hostile
+def test_page_on_a_phone_never_scrolls_sideways(shown: Browser) -> None:
     shown.screen(PHONE, mobile=True)
     shown.run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     shown.settle()
@@ -268,8 +271,8 @@ def test_a_phone_scrolls_down_and_never_sideways(shown: Browser) -> None:
     shown.settle()
 
 
-@stored_alone
-def test_the_dark_scheme_changes_everything_at_once(shown: Browser) -> None:
+@made_alone
+def test_dark_scheme_keeps_contrast_of_texts_and_lines(shown: Browser) -> None:
     seen = {}
     for scheme in ("light", "dark"):
         shown.media(prefers_color_scheme=scheme)
@@ -278,8 +281,8 @@ def test_the_dark_scheme_changes_everything_at_once(shown: Browser) -> None:
         surface = luminance(seen[scheme]["surface"])
         for text in seen[scheme]["texts"]:
             assert contrast(luminance(text), surface) >= 4.5, (scheme, text)
-        for line in seen[scheme]["lines"]:
-            assert contrast(luminance(line), surface) >= 3, (scheme, line)
+        for mark in [*seen[scheme]["lines"], *seen[scheme]["swatches"]]:
+            assert contrast(luminance(mark), surface) >= 3, (scheme, mark)
     assert luminance(seen["light"]["surface"]) > 0.9
     assert luminance(seen["dark"]["surface"]) < 0.05
     assert not set(seen["light"]["lines"]) & set(seen["dark"]["lines"])
@@ -300,8 +303,8 @@ def contrast(one: float, other: float) -> float:
     return (max(one, other) + 0.05) / (min(one, other) + 0.05)
 
 
-@stored_alone
-def test_it_prints_white_and_within_the_paper_even_in_the_dark(shown: Browser) -> None:
+@made_alone
+def test_print_from_dark_scheme_is_white_and_fits_the_paper(shown: Browser) -> None:
     shown.media(prefers_color_scheme="dark")
     shown.run("""
       window.printed = null;
@@ -330,7 +333,7 @@ def test_it_prints_white_and_within_the_paper_even_in_the_dark(shown: Browser) -
 
 
 @made_alone
-def test_a_screen_reader_finds_names_for_everything(shown: Browser) -> None:
+def test_screen_reader_finds_a_name_for_every_element(shown: Browser) -> None:
     shown.command("Accessibility.enable")
     nodes = [node for node in shown.command("Accessibility.getFullAXTree")["nodes"] if not node["ignored"]]
     shown.command("Accessibility.disable")
@@ -341,13 +344,13 @@ def test_a_screen_reader_finds_names_for_everything(shown: Browser) -> None:
         assert named[role], role
         assert all(name.strip() for name in named[role]), role
     assert len(named["main"]) == len(named["navigation"]) == 1
-    # What the chart is drawn of is not read aloud piece by piece: the figure has one name.
+    # A figure has one name; its marks are not read aloud.
     assert len(named["image"]) == len(shown.run(MARKS))
     assert any("SM clock, MHz: from 1,900 (" in name for name in named["image"])
 
 
 @hostile_alone
-def test_the_keyboard_reaches_the_report_at_once(shown: Browser) -> None:
+def test_first_tab_key_reaches_the_skip_link(shown: Browser) -> None:
     shown.run("document.activeElement.blur(); scrollTo(0, 0)")
     shown.command("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
     assert shown.run("return document.activeElement.className") == "skip"

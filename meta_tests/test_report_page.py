@@ -54,7 +54,7 @@ def ended(run: Path) -> tuple[subprocess.CompletedProcess[str], float]:
         "sys.argv[0] = 'render_report'\n"
         "runpy.run_module('tools.render_report', run_name='__main__')"
     )
-    baseline, manifest = another_run(run.parent, 1.2), STORED / "h200" / "manifest.json"
+    baseline, manifest = another_run(run, 1.2), STORED / "h200" / "manifest.json"
     options = ["--compare", str(baseline), "--manifest", str(manifest), "-o", str(run.parent / "report.html")]
     return cpu_seconds([sys.executable, "-c", program, str(run), *options])
 

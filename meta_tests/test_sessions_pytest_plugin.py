@@ -102,9 +102,10 @@ def collected(ended: Ended) -> set[str]:
 def test_whole_checkout_and_several_suites_at_once_are_collected(
     tmp_path: Path, bundle_root: Path, small_spec: Path
 ) -> None:
-    """Of the tests in meta_tests, those with parameters of the same names are enough."""
+    """Of the tests in meta_tests, those with a parameter that is called `branch`, too, are enough."""
     whole = AllSuites(tmp_path, bundle_root)
-    collect = ("--collect-only", "-q", "--spec", str(small_spec), "--ignore-glob=*/meta_tests/test_[!t]*")
+    others = ("--ignore-glob=meta_tests/test_[!t]*", "--ignore-glob=meta_tests/test_t[!r]*")
+    collect = ("--collect-only", "-q", "--spec", str(small_spec), *others)
     assert collected(whole.run(*collect)) >= {"bench_tests", "export_tests", "serve_tests", "meta_tests"}
     several = replace(whole, tests=("serve_tests", "bench_tests"))
     ended = several.run(*collect, "-k", "midas_small_64-b1")
@@ -115,24 +116,29 @@ def test_whole_checkout_and_several_suites_at_once_are_collected(
 
 
 @pytest.mark.parametrize(
-    ("switch", "shows"),
-    [  # with a part of what each shows
-        ("--setup-plan", "bench_tests/test_latency.py::test_latency[midas_small_64-b1-fp32-torch] (fixtures used"),
-        ("--setup-only", "bench_tests/test_latency.py::test_latency[midas_small_64-b1-fp32-torch] (fixtures used"),
-        ("--fixtures", "benchmark -- "),
+    ("switch", "tests", "shows"),
+    [
+        (
+            "--setup-plan",
+            ("bench_tests", "export_tests", "serve_tests"),
+            "test_latency[midas_small_64-b1-fp32-torch] (",
+        ),
+        ("--setup-only", ("bench_tests",), "test_latency[midas_small_64-b1-fp32-torch] (fixtures used"),
+        ("--fixtures", ("bench_tests",), "benchmark -- "),
     ],
+    ids=["setup-plan", "setup-only", "fixtures"],
 )
 def test_session_that_runs_no_test_writes_and_removes_nothing(
-    tmp_path: Path, bundle_root: Path, small_spec: Path, switch: str, shows: str
+    suite: Suite, small_spec: Path, switch: str, tests: tuple[str, ...], shows: str
 ) -> None:
-    json_path = tmp_path / "bench.json"
+    json_path = suite.folder / "bench.json"
     json_path.write_text("of an earlier run")
-    suites = AllSuites(tmp_path, bundle_root, tests=("bench_tests", "export_tests", "serve_tests"))
+    suites = AllSuites(suite.folder, suite.models_root, tests=tests)
     ended = suites.run(switch, "--spec", str(small_spec), f"--benchmark-json={json_path}", "-k", "b1")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert shows in ended.stdout
     assert json_path.read_text() == "of an earlier run"
-    assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "small.yaml", "said.out", "said.err"}
+    assert {path.name for path in suite.folder.iterdir()} == {"bench.json", "small.yaml", "said.out", "said.err"}
 
 
 def test_help_needs_no_torch() -> None:

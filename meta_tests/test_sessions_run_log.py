@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from fixtures.errors import InputError
+from fixtures.parallel.run import ShardedRun, run_shards
 from fixtures.results.run_folder import RunFolder
 from fixtures.sessions.plan import Plan
 from fixtures.sessions.run_log import RunLog
@@ -78,6 +80,24 @@ def test_second_writer_of_a_run_is_refused_until_the_first_has_closed_it(plan: P
         RunLog(resumed(plan), ENVIRONMENT)
     assert (log.folder.path / "results.jsonl").read_bytes() == rows
     log.close()
+    RunLog(resumed(plan), ENVIRONMENT).close()
+
+
+class _RefusedError(Exception):
+    """The second writer of a run was refused, and the first need not go on."""
+
+
+def test_run_that_several_workers_write_is_not_resumed_beside_them(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(plan)
+
+    def work(*_: object) -> None:
+        with pytest.raises(InputError, match=f"--run-id r: writer=process {os.getpid()} on "):
+            RunLog(resumed(plan), ENVIRONMENT)
+        raise _RefusedError
+
+    monkeypatch.setattr("fixtures.parallel.run.WorkerPool.work", work)
+    with pytest.raises(_RefusedError):
+        run_shards([], ShardedRun(plan.out / "r", (), resume=True), print, 80)
     RunLog(resumed(plan), ENVIRONMENT).close()
 
 

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fixtures import registry
 from fixtures.cases import cases_of
 from fixtures.errors import InputError
 from fixtures.spec import Spec, load_spec
@@ -97,7 +98,7 @@ def test_shipped_specs_load(path: Path) -> None:
             "runtimes: [torch]",
             "runtimes: [tensorflow]",
             4,
-            "expected one of onnxruntime, onnxruntime-graph, torch, torch-compile, torch-graph, triton",
+            f"expected one of {', '.join(registry.names('runtimes'))}. ",
         ),
         ("runtimes: [torch]", "runtimes: [torch-grpah]", 4, "Did you mean 'torch-graph'?"),
         ("family: raft", "family: rafts", 9, "Did you mean 'raft'?"),
@@ -143,8 +144,9 @@ def test_spec_without_variants_is_refused(tmp_path: Path) -> None:
 
 
 def test_aliases_that_multiply_are_refused(tmp_path: Path) -> None:
+    """A million values: many times the limit, and few enough for this machine's memory where the limit is broken."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 6)]
     assert "Write fewer aliases" in refusal(tmp_path, "\n".join(lines))
 
 

@@ -1,4 +1,4 @@
-"""What a server is told about every model of a branch: fixed shapes, explicit devices, each option where it is read."""
+"""Configurations of a branch's models: fixed shapes, explicit devices, each option where the backend reads it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_model_has_fixed_shapes(variant: Variant, batch: int, served_on: S
             assert all(dims[0] == batch and min(dims) > 0 for _, _, dims in said)
 
 
-def test_clients_send_raw_frames_and_the_file_takes_planes() -> None:
+def test_ensemble_takes_frames_and_the_file_takes_planes() -> None:
     found = configs(recorded(with_frame(RAFT, (180, 320)), 2), "cpu", True)
     shapes = {name: [list(one.dims) for one in config.input] for name, config in found.items()}
     frames, planes = [[2, 180, 320, 3]] * 2, [[2, 3, 128, 128]] * 2
@@ -76,19 +76,19 @@ def test_clients_send_raw_frames_and_the_file_takes_planes() -> None:
     }
 
 
-def test_fused_is_configured_only_if_asked_for() -> None:
+def test_fused_is_configured_only_on_request() -> None:
     assert list(configs(recorded(), "cuda", False)) == ["preprocess_midas_64x96", "midas_64x96_onnx", "midas_64x96"]
 
 
 @every_device
 @every_variant
-def test_the_text_says_the_same(variant: Variant, served_on: ServedOn) -> None:
+def test_text_round_trips(variant: Variant, served_on: ServedOn) -> None:
     for config in configs(recorded(variant, serving=EVERY_OPTION), served_on, True).values():
         assert read_config(config_text(config)) == config
 
 
 @pytest.mark.parametrize("text", ["max_batch_sizes: 0", "name: 7", "input {", 'platform: "ensemble'])
-def test_a_text_that_is_no_configuration_is_not_read(text: str) -> None:
+def test_malformed_text_is_refused(text: str) -> None:
     with pytest.raises(text_format.ParseError):
         read_config(text)
 
@@ -97,7 +97,7 @@ def test_a_text_that_is_no_configuration_is_not_read(text: str) -> None:
 
 
 @every_variant
-def test_a_gpu_is_asked_for_explicitly(variant: Variant) -> None:
+def test_gpu_instances_are_explicit(variant: Variant) -> None:
     for config in steps(recorded(variant, serving=EVERY_OPTION)).values():
         assert (config.backend, config.default_model_filename) == ("onnxruntime", "model.onnx")
         (group,) = config.instance_group
@@ -105,7 +105,7 @@ def test_a_gpu_is_asked_for_explicitly(variant: Variant) -> None:
         assert (group.count, list(group.gpus)) == (3, [1, 4])
 
 
-def test_a_gpu_is_asked_for_when_the_spec_says_nothing() -> None:
+def test_default_is_one_instance_on_gpu_0() -> None:
     for config in steps(recorded()).values():
         (group,) = config.instance_group
         assert model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind) == "KIND_GPU"
@@ -113,7 +113,7 @@ def test_a_gpu_is_asked_for_when_the_spec_says_nothing() -> None:
 
 
 @every_variant
-def test_a_cpu_has_no_gpus_and_no_options_of_cuda(variant: Variant) -> None:
+def test_cpu_configuration_has_neither_gpus_nor_cuda_options(variant: Variant) -> None:
     for config in steps(recorded(variant), "cpu").values():
         (group,) = config.instance_group
         assert model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind) == "KIND_CPU"
@@ -131,14 +131,14 @@ def test_tf32_is_off_in_fp32_alone(dtype: Dtype, use_tf32: str) -> None:
         assert accelerator(config) == {"use_tf32": use_tf32}
 
 
-@pytest.mark.parametrize("serving", [Serving(), EVERY_OPTION], ids=["as usual", "every option"])
-def test_what_the_backend_overwrites_stands_where_it_reads_it(serving: Serving) -> None:
+@pytest.mark.parametrize("serving", [Serving(), EVERY_OPTION], ids=["defaults", "every option"])
+def test_overwritten_options_stand_in_parameters(serving: Serving) -> None:
     for config in steps(recorded(serving=serving)).values():
         assert not OVERWRITTEN & set(accelerator(config))
         assert set(parameters(config)) <= OVERWRITTEN
 
 
-def test_options_are_the_numbers_of_the_backend() -> None:
+def test_options_are_written_as_the_backends_numbers() -> None:
     for config in steps(recorded()).values():
         assert parameters(config) == {"cudnn_conv_algo_search": "0", "arena_extend_strategy": "0"}
     for config in steps(recorded(serving=EVERY_OPTION)).values():
@@ -151,7 +151,7 @@ def test_options_are_the_numbers_of_the_backend() -> None:
         assert parameters(config)["cudnn_conv_algo_search"] == "2"
 
 
-def test_channels_last_only_if_asked_for() -> None:
+def test_channels_last_only_on_request() -> None:
     for config in steps(recorded()).values():
         assert "prefer_nhwc" not in config_text(config)
     for config in steps(recorded(serving=Serving(prefer_nhwc=True))).values():
@@ -160,7 +160,7 @@ def test_channels_last_only_if_asked_for() -> None:
 
 @every_device
 @every_variant
-def test_cuda_graphs_are_never_asked_for(variant: Variant, served_on: ServedOn) -> None:
+def test_cuda_graphs_are_never_enabled(variant: Variant, served_on: ServedOn) -> None:
     for config in configs(recorded(variant, serving=EVERY_OPTION), served_on, True).values():
         assert "graph" not in config_text(config)
 
@@ -171,10 +171,10 @@ def test_cuda_graphs_are_never_asked_for(variant: Variant, served_on: ServedOn) 
 @every_device
 @every_variant
 @pytest.mark.parametrize("batch", [1, 8])
-def test_every_step_is_warm_before_it_is_ready(variant: Variant, batch: int, served_on: ServedOn) -> None:
+def test_every_step_has_a_warmup(variant: Variant, batch: int, served_on: ServedOn) -> None:
     for config in steps(recorded(variant, batch), served_on).values():
         (warmup,) = config.model_warmup
-        assert warmup.batch_size == 1  # a model without batching is asked once
+        assert warmup.batch_size == 1  # a model without batching is warmed up once
         assert set(warmup.inputs) == {one.name for one in config.input}
         for one in config.input:
             given = warmup.inputs[one.name]
@@ -183,7 +183,7 @@ def test_every_step_is_warm_before_it_is_ready(variant: Variant, batch: int, ser
 
 @every_device
 @every_variant
-def test_an_ensemble_runs_nothing_itself(variant: Variant, served_on: ServedOn) -> None:
+def test_ensemble_has_no_backend_options(variant: Variant, served_on: ServedOn) -> None:
     branch = recorded(variant, serving=EVERY_OPTION)
     config = configs(branch, served_on, True)[branch.name]
     assert (config.platform, config.backend) == ("ensemble", "")
@@ -195,7 +195,7 @@ def test_an_ensemble_runs_nothing_itself(variant: Variant, served_on: ServedOn) 
 
 @pytest.mark.parametrize("fused", [False, True])
 @every_variant
-def test_an_ensemble_feeds_every_input_and_returns_every_output(variant: Variant, fused: bool) -> None:
+def test_ensemble_maps_every_input_and_output(variant: Variant, fused: bool) -> None:
     branch = recorded(variant)
     found = configs(branch, "cuda", fused)
     ensemble = found[branch.name]
@@ -215,7 +215,7 @@ def test_an_ensemble_feeds_every_input_and_returns_every_output(variant: Variant
     ]
 
 
-def test_each_frame_of_a_pair_goes_to_its_own_input() -> None:
+def test_each_frame_of_a_pair_reaches_its_own_input() -> None:
     branch = recorded(RAFT)
     first, second = configs(branch, "cuda", False)[branch.name].ensemble_scheduling.step
     assert dict(first.input_map) == {"INPUT0__0": "INPUT0__0", "INPUT1__0": "INPUT1__0"}
@@ -224,7 +224,7 @@ def test_each_frame_of_a_pair_goes_to_its_own_input() -> None:
     assert dict(second.output_map) == {"flow": "OUTPUT__0"}
 
 
-def test_an_ensemble_links_tensors_of_one_type_and_shape() -> None:
+def test_ensemble_links_tensors_of_equal_type_and_shape() -> None:
     for variant in VARIANTS:
         branch = recorded(variant)
         found = configs(branch, "cuda", False)

@@ -1,4 +1,4 @@
-"""The emulated backend refuses what the real one refuses, in words that name it, and puts options together as it."""
+"""The emulated backend refuses what the real one refuses, and combines CUDA options as the real one does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from fixtures.triton.branches import ServedBranch, served_branch
 from fixtures.triton.config import ServedOn, configs
 from fixtures.triton.emulation.rules import OVERWRITTEN, cuda_options, load_problems
 from fixtures.triton.repository import VERSION, write_repository
-from meta_tests.exports import MIDAS, published
+from meta_tests.branches import publish_stand_in
+from meta_tests.exports import MIDAS
 
 SHAPE = (1, 3)
 STALE = "the backend binds other buffers in each request, so that a graph replays stale data"
@@ -47,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def tensor(name: str, **changes: Any) -> dict[str, Any]:
-    """A tensor as the server's JSON has it, which writes 64-bit integers as text."""
+    """A tensor in the server's JSON, which writes 64-bit integers as text."""
     return {"name": name, "data_type": "TYPE_FP32", "dims": ["1", "3"]} | changes
 
 
@@ -65,7 +66,7 @@ def parameters(**values: str) -> dict[str, Any]:
     return {key: {"string_value": value} for key, value in values.items()}
 
 
-def test_a_configuration_that_says_what_the_file_says_is_accepted(path: Path) -> None:
+def test_matching_configuration_is_accepted(path: Path) -> None:
     assert load_problems(config(), path, "24.08") == []
     assert load_problems(config(input=[tensor("x", dims=["-1", "3"])]), path, "24.08") == []
 
@@ -106,7 +107,7 @@ def test_tensors_that_differ_are_refused(path: Path, changes: dict[str, Any], sa
 
 
 @pytest.mark.parametrize("dims", [["1", "3"], ["3"]])
-def test_a_batch_before_a_fixed_first_dimension_is_refused(path: Path, dims: list[str]) -> None:
+def test_batching_of_a_fixed_first_dimension_is_refused(path: Path, dims: list[str]) -> None:
     batched = config(max_batch_size=8, input=[tensor("x", dims=dims)], output=[tensor("y", dims=dims)])
     assert load_problems(batched, path, "24.08") == [
         f"tensor '{name}': for the model to support batching the shape should have at least 1 dimension and the first "
@@ -115,7 +116,7 @@ def test_a_batch_before_a_fixed_first_dimension_is_refused(path: Path, dims: lis
     ]
 
 
-def test_a_batch_before_a_free_first_dimension_is_accepted(path: Path) -> None:
+def test_batching_of_a_dynamic_first_dimension_is_accepted(path: Path) -> None:
     free = model()
     for value in (*free.graph.input, *free.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -158,20 +159,20 @@ def test_a_batch_before_a_free_first_dimension_is_accepted(path: Path) -> None:
         ),
     ],
 )
-def test_accelerators_take_what_the_release_knows(
+def test_accelerator_options_are_held_to_the_release(
     path: Path, name: str, pairs: Pairs, triton: str, says: list[str]
 ) -> None:
     assert load_problems(accelerated(name, pairs), path, triton) == says
 
 
-def test_an_accelerator_of_the_cpu_is_known_too(path: Path) -> None:
+def test_cpu_accelerators_are_checked_too(path: Path) -> None:
     for name, says in (("openvino", []), ("xnnpack", ["unknown Execution Accelerator 'xnnpack' is requested"])):
         accelerators = {"cpu_execution_accelerator": [{"name": name}]}
         asked = config(optimization={"execution_accelerators": accelerators})
         assert load_problems(asked, path, "24.08") == says
 
 
-def test_the_keys_that_the_backend_overwrites_are_four() -> None:
+def test_overwritten_keys_are_four() -> None:
     assert sorted(OVERWRITTEN) == [
         "arena_extend_strategy",
         "cudnn_conv_algo_search",
@@ -181,7 +182,7 @@ def test_the_keys_that_the_backend_overwrites_are_four() -> None:
 
 
 @pytest.mark.parametrize("key", sorted(OVERWRITTEN))
-def test_a_key_that_the_backend_overwrites_is_refused_where_it_has_no_effect(path: Path, key: str) -> None:
+def test_overwritten_key_is_refused_in_an_accelerator(path: Path, key: str) -> None:
     assert load_problems(accelerated("cuda", {key: "1"}), path, "26.02") == [
         f"{key}: the backend overwrites it here; write it in the model's top-level `parameters`"
     ]
@@ -197,7 +198,7 @@ def test_a_key_that_the_backend_overwrites_is_refused_where_it_has_no_effect(pat
         ({"arena_extend_strategy": "2"}, ["unsupported arena_extend_strategy value '2' is requested"]),
     ],
 )
-def test_parameters_take_numbers_of_their_choices(path: Path, values: dict[str, str], says: list[str]) -> None:
+def test_parameters_take_only_known_numbers(path: Path, values: dict[str, str], says: list[str]) -> None:
     assert load_problems(config(parameters=parameters(**values)), path, "24.08") == says
 
 
@@ -210,12 +211,12 @@ def test_parameters_take_numbers_of_their_choices(path: Path, values: dict[str, 
         (22, "25.03", []),
     ],
 )
-def test_an_opset_is_held_to_the_release(path: Path, opset: int, triton: str, says: list[str]) -> None:
+def test_opset_is_held_to_the_release(path: Path, opset: int, triton: str, says: list[str]) -> None:
     onnx.save(model(opset=opset), path)
     assert load_problems(config(), path, triton) == says
 
 
-def test_opsets_of_other_domains_are_not_onnx_s(path: Path) -> None:
+def test_opsets_of_other_domains_are_ignored(path: Path) -> None:
     other = model()
     other.opset_import.append(helper.make_opsetid("com.microsoft", 99))
     onnx.save(other, path)
@@ -230,7 +231,7 @@ def test_opsets_of_other_domains_are_not_onnx_s(path: Path) -> None:
         ("25.08", []),
     ],
 )
-def test_an_ir_version_is_held_to_the_release(path: Path, triton: str, says: list[str]) -> None:
+def test_ir_version_is_held_to_the_release(path: Path, triton: str, says: list[str]) -> None:
     onnx.save(model(ir_version=11), path)
     assert load_problems(config(), path, triton) == says
 
@@ -249,7 +250,7 @@ def test_external_data_in_the_folder_is_accepted(path: Path) -> None:
     assert load_problems(config(), path, "24.08") == []
 
 
-def test_external_data_that_is_missing_is_refused(path: Path) -> None:
+def test_missing_external_data_is_refused(path: Path) -> None:
     save_with_data_at(path, "weights")
     assert load_problems(config(), path, "24.08") == [
         f"external data of 'w' is missing: {path.with_name('weights').resolve()}"
@@ -267,12 +268,12 @@ def test_external_data_outside_of_the_folder_is_refused(path: Path, location: st
     assert problem.endswith("/dev/zero" if location == "/dev/zero" else str(outside.resolve()))
 
 
-def test_a_missing_file_is_refused(path: Path) -> None:
+def test_missing_file_is_refused(path: Path) -> None:
     path.unlink()
     assert load_problems(config(), path, "24.08") == [f"unable to find '{path}' for model 'm'"]
 
 
-def test_a_file_that_is_no_onnx_is_refused(path: Path) -> None:
+def test_file_that_is_no_onnx_is_refused(path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"no ONNX", whole[: len(whole) // 2]):
         path.write_bytes(content)
@@ -281,7 +282,7 @@ def test_a_file_that_is_no_onnx_is_refused(path: Path) -> None:
     assert load_problems(config(), path, "24.08")
 
 
-def test_every_problem_is_told_at_once(path: Path) -> None:
+def test_all_problems_are_reported_at_once(path: Path) -> None:
     onnx.save(model(opset=22, ir_version=11), path)
     wrong = accelerated("rocm", {}, input=[], parameters=parameters(cudnn_conv_algo_search="9"))
     assert len(load_problems(wrong, path, "24.08")) == 5
@@ -294,11 +295,9 @@ SERVINGS = [
 
 
 @pytest.mark.parametrize("served_on", ["cpu", "cuda"])
-@pytest.mark.parametrize("serving", SERVINGS, ids=["as usual", "every option"])
-def test_what_is_written_for_a_branch_is_accepted(
-    bundle_root: Path, tmp_path: Path, serving: Serving, served_on: ServedOn
-) -> None:
-    branch = branch_of(bundle_root, serving)
+@pytest.mark.parametrize("serving", SERVINGS, ids=["defaults", "every option"])
+def test_written_configuration_is_accepted(tmp_path: Path, serving: Serving, served_on: ServedOn) -> None:
+    branch = branch_in(tmp_path / "onnx", serving)
     write_repository(tmp_path / "repository", [branch], served_on, fused=True)
     written = configs(branch, served_on, fused=True)
     assert written.popitem()[0] == branch.name  # the ensemble, which is no file
@@ -311,9 +310,11 @@ def test_what_is_written_for_a_branch_is_accepted(
             tensors[0].dims[0] -= 1
 
 
-def branch_of(bundle_root: Path, serving: Serving) -> ServedBranch:
-    one = published(bundle_root, MIDAS)
-    return served_branch(Export(MIDAS, 1, "fp32", serving), one.folder, "24.12")
+def branch_in(folder: Path, serving: Serving) -> ServedBranch:
+    """MIDAS with a stand-in for its file, published in a folder."""
+    export = Export(MIDAS, 1, "fp32", serving)
+    publish_stand_in(folder, export)
+    return served_branch(export, folder, "24.12")
 
 
 def _as_json(one: Any) -> dict[str, Any]:
@@ -321,7 +322,7 @@ def _as_json(one: Any) -> dict[str, Any]:
     return written
 
 
-AS_USUAL = {
+DEFAULTS = {
     "device_id": "0",
     "cudnn_conv_algo_search": "EXHAUSTIVE",
     "arena_extend_strategy": "kNextPowerOfTwo",
@@ -333,19 +334,19 @@ def with_accelerators(*accelerators: tuple[str, Pairs]) -> dict[str, Any]:
     return config(optimization={"execution_accelerators": {"gpu_execution_accelerator": found}})
 
 
-def test_without_options_the_backend_has_its_own() -> None:
-    assert cuda_options(config(), 0) == AS_USUAL
-    assert cuda_options(config(), 3) == AS_USUAL | {"device_id": "3"}
+def test_options_default_to_the_backends() -> None:
+    assert cuda_options(config(), 0) == DEFAULTS
+    assert cuda_options(config(), 3) == DEFAULTS | {"device_id": "3"}
 
 
-def test_options_of_the_accelerator_are_handed_on() -> None:
+def test_accelerator_options_reach_the_provider() -> None:
     asked = with_accelerators(("cuda", {"use_tf32": "0", "prefer_nhwc": "1"}))
-    assert cuda_options(asked, 0) == AS_USUAL | {"use_tf32": "0", "prefer_nhwc": "1"}
+    assert cuda_options(asked, 0) == DEFAULTS | {"use_tf32": "0", "prefer_nhwc": "1"}
 
 
-def test_what_the_backend_overwrites_comes_from_parameters_alone() -> None:
+def test_overwritten_options_come_from_parameters_alone() -> None:
     asked = with_accelerators(("cuda", dict.fromkeys(OVERWRITTEN, "7")))
-    assert cuda_options(asked, 0) == AS_USUAL
+    assert cuda_options(asked, 0) == DEFAULTS
     asked["parameters"] = parameters(cudnn_conv_algo_search="1", arena_extend_strategy="1", gpu_mem_limit="4096")
     assert cuda_options(asked, 0) == {
         "device_id": "0",
@@ -355,17 +356,15 @@ def test_what_the_backend_overwrites_comes_from_parameters_alone() -> None:
     }
 
 
-def test_options_of_tensorrt_are_none_of_cuda_s() -> None:
+def test_tensorrt_options_do_not_reach_cuda() -> None:
     asked = with_accelerators(("tensorrt", {"precision_mode": "FP16"}), ("cuda", {"use_tf32": "0"}))
-    assert cuda_options(asked, 0) == AS_USUAL | {"use_tf32": "0"}
+    assert cuda_options(asked, 0) == DEFAULTS | {"use_tf32": "0"}
 
 
-@pytest.mark.parametrize("serving", SERVINGS, ids=["as usual", "every option"])
-def test_what_is_written_for_a_branch_becomes_the_options_that_the_spec_asked_for(
-    bundle_root: Path, serving: Serving
-) -> None:
-    branch = branch_of(bundle_root, serving)
+@pytest.mark.parametrize("serving", SERVINGS, ids=["defaults", "every option"])
+def test_written_configuration_becomes_the_options_of_the_spec(tmp_path: Path, serving: Serving) -> None:
+    branch = branch_in(tmp_path, serving)
     asked = _as_json(configs(branch, "cuda", fused=False)[branch.models["model"].name])
     every = {"prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": str(64 * 1024**2)}
     added = every if serving.prefer_nhwc else {}
-    assert cuda_options(asked, 0) == AS_USUAL | {"use_tf32": "0"} | added
+    assert cuda_options(asked, 0) == DEFAULTS | {"use_tf32": "0"} | added

@@ -1,4 +1,4 @@
-"""The graphs that a repository adds, against the module of the bench and each model's official transform."""
+"""The graphs that a repository adds, compared with the bench's module and each model's official transform."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from meta_tests.exports import MIDAS, RAFT, published
 Frames = NDArray[np.uint8]
 Array = NDArray[Any]
 
-# The model's own size, larger, smaller and odd, one axis alone, and the smallest there is.
+# The model's own size, larger, smaller and odd, one axis alone, and one pixel.
 FRAME_SIZES = [None, (180, 320), (47, 33), (128, 50), (64, 201), (1, 1)]
 
 
 def contents(count: int, batch: int, size: tuple[int, int]) -> dict[str, tuple[Frames, ...]]:
-    """Photographs and made frames, `count` different batches of each."""
+    """Name → `count` different batches of frames: photographs, and synthetic ones."""
     shape = (batch, *size, 3)
     noise = np.random.default_rng(0)
     checkerboard = np.broadcast_to(255 * (np.indices(size).sum(axis=0) % 2)[..., None], shape).astype(np.uint8)
@@ -93,7 +93,7 @@ def grey_levels(branch: ServedBranch, difference: Array) -> float:
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("frame_size", FRAME_SIZES, ids=lambda size: "own" if size is None else f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("variant", [MIDAS, DPT, RAFT], ids=lambda variant: variant.model)
-def test_preprocess_is_what_the_authors_do(
+def test_preprocess_equals_the_module_and_the_official_transform(
     tmp_path: Path, variant: Variant, frame_size: tuple[int, int] | None, batch: int
 ) -> None:
     branch = recorded(with_frame(variant, frame_size), batch)
@@ -113,8 +113,8 @@ def test_preprocess_is_what_the_authors_do(
 
 
 @pytest.mark.parametrize("interpolation", [cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_LANCZOS4])
-def test_the_bound_tells_another_interpolation(tmp_path: Path, interpolation: int) -> None:
-    """So that the comparison above can fail."""
+def test_another_interpolation_exceeds_the_bound(tmp_path: Path, interpolation: int) -> None:
+    """Proves that the comparison above can fail."""
     branch = recorded(with_frame(DPT, (180, 320)))
     session = open_session(saved(preprocess_model(branch), tmp_path), "cpu", "fp32")
     (frames,) = contents(1, 1, branch.frame_size)["photographs"]
@@ -125,7 +125,7 @@ def test_the_bound_tells_another_interpolation(tmp_path: Path, interpolation: in
 
 
 def fixed_interface(path: Path) -> Interface:
-    """What a file declares, after the checks that hold for any: the checker in full, and no length left open."""
+    """The interface that a file declares, after the full checker, and a check that no dimension is dynamic."""
     onnx.checker.check_model(path, full_check=True)
     graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True).graph
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -142,7 +142,7 @@ def tensor_record(value: onnx.ValueInfoProto) -> TensorRecord:
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("frame_size", [None, (720, 1280)], ids=["own", "720x1280"])
 @pytest.mark.parametrize("variant", [MIDAS, DPT, RAFT], ids=lambda variant: variant.model)
-def test_a_preprocess_file_keeps_the_rules_of_every_file(
+def test_preprocess_file_has_fixed_shapes(
     tmp_path: Path, variant: Variant, frame_size: tuple[int, int] | None, batch: int
 ) -> None:
     branch = recorded(with_frame(variant, frame_size), batch)
@@ -150,7 +150,7 @@ def test_a_preprocess_file_keeps_the_rules_of_every_file(
     assert fixed_interface(path) == Interface(branch.inputs, branch.record.inputs)
 
 
-def test_frames_are_named_as_clients_know_them() -> None:
+def test_preprocess_inputs_have_the_names_of_the_contract() -> None:
     def names(variant: Variant) -> list[tuple[str, int]]:
         graph = preprocess_model(recorded(variant)).graph
         return [(value.name, value.type.tensor_type.elem_type) for value in (*graph.input, *graph.output)]
@@ -164,14 +164,14 @@ def test_frames_are_named_as_clients_know_them() -> None:
     ]
 
 
-def test_frames_of_the_models_size_are_not_resized() -> None:
+def test_frames_of_the_model_size_are_not_resized() -> None:
     operators = [node.op_type for node in preprocess_model(recorded(with_frame(MIDAS, (64, 96)))).graph.node]
     assert operators == ["Transpose", "Cast", "Mul", "Add"]
     assert "Resize" in [node.op_type for node in preprocess_model(recorded(with_frame(MIDAS, (64, 97)))).graph.node]
 
 
 @pytest.mark.parametrize(("opset", "ir_version"), [(18, 9), (21, 10), (23, 11)])
-def test_versions_are_those_of_the_branchs_file(tmp_path: Path, opset: int, ir_version: int) -> None:
+def test_preprocess_has_the_versions_of_the_branchs_file(tmp_path: Path, opset: int, ir_version: int) -> None:
     opsets = {"": opset, "com.microsoft": 1}
     branch = recorded(with_frame(MIDAS, (180, 320)), opsets=opsets, ir_version=ir_version)
     model = preprocess_model(branch)
@@ -187,7 +187,9 @@ def test_versions_are_those_of_the_branchs_file(tmp_path: Path, opset: int, ir_v
 # --- preprocess and file in one ---
 
 
-def of_published(bundle_root: Path, variant: Variant, batch: int, frame_size: tuple[int, int] | None) -> ServedBranch:
+def published_branch(
+    bundle_root: Path, variant: Variant, batch: int, frame_size: tuple[int, int] | None
+) -> ServedBranch:
     place = published(bundle_root, variant, batch=batch)
     return served_branch(replace(place.export, variant=with_frame(variant, frame_size)), place.folder)
 
@@ -197,10 +199,10 @@ def of_published(bundle_root: Path, variant: Variant, batch: int, frame_size: tu
     [(MIDAS, 1, None), (MIDAS, 1, (180, 320)), (MIDAS, 2, (47, 33)), (RAFT, 1, None), (RAFT, 1, (180, 320))],
     ids=["midas", "midas resized", "midas batch 2", "raft", "raft resized"],
 )
-def test_fused_is_one_after_the_other(
+def test_fused_equals_preprocess_then_model(
     bundle_root: Path, tmp_path: Path, variant: Variant, batch: int, frame_size: tuple[int, int] | None
 ) -> None:
-    branch = of_published(bundle_root, variant, batch, frame_size)
+    branch = published_branch(bundle_root, variant, batch, frame_size)
     path = saved(fused_model(branch), tmp_path, "fused.onnx")
     assert fixed_interface(path) == Interface(branch.inputs, branch.outputs)
     preprocess = open_session(saved(preprocess_model(branch), tmp_path), "cpu", "fp32")
@@ -216,14 +218,14 @@ def test_fused_is_one_after_the_other(
 
 def test_fused_has_the_names_of_the_contract(bundle_root: Path) -> None:
     def names(variant: Variant) -> tuple[list[str], list[str]]:
-        graph = fused_model(of_published(bundle_root, variant, 1, (180, 320))).graph
+        graph = fused_model(published_branch(bundle_root, variant, 1, (180, 320))).graph
         return [value.name for value in graph.input], [value.name for value in graph.output]
 
     assert names(MIDAS) == (["INPUT__0"], ["OUTPUT__0"])
     assert names(RAFT) == (["INPUT0__0", "INPUT1__0"], ["OUTPUT__0"])
 
 
-def test_an_output_that_is_also_used_inside_is_renamed_everywhere(tmp_path: Path) -> None:
+def test_output_that_is_also_an_inner_tensor_is_renamed_everywhere(tmp_path: Path) -> None:
     shape = (1, 3, 64, 96)
     given = helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)
     answers = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("first", "second")]

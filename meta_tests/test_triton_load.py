@@ -1,4 +1,4 @@
-"""The closed loop asks exactly as often as it was told, and ends whatever becomes of its clients."""
+"""The closed loop sends exactly the requested number of requests, and ends whatever happens to its clients."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fixtures.triton.load import Check, Load, LoadTarget, closed_loop
 from fixtures.triton.server import Endpoint
 
 SETS = [(np.full(1, value),) for value in range(3)]
-QUESTION = LoadTarget(Endpoint("h:1", "h:2"), "grpc", ServedModel("m", (), ()), SETS)
-PATIENCE_S = 20.0
+TARGET = LoadTarget(Endpoint("h:1", "h:2"), "grpc", ServedModel("m", (), ()), SETS)
+PATIENCE_S = 20.0  # of loops that take a second at most
 
 
-class Fake:
-    """Clients that answer with what they are asked; the call of a number, and every later one, may fail."""
+class FakeServer:
+    """Answers each request with its input; the request number `fails_at`, and every later one, fails."""
 
     def __init__(self, call_s: float = 0.0, close_s: float = 0.0) -> None:
         self.opened: list[tuple[Endpoint, str]] = []
@@ -62,7 +62,7 @@ class Fake:
 
 
 class FakeClient:
-    def __init__(self, fake: Fake) -> None:
+    def __init__(self, fake: FakeServer) -> None:
         self._fake = fake
 
     def __enter__(self) -> Self:
@@ -74,20 +74,20 @@ class FakeClient:
         self._fake.close()
 
     def infer(self, model: ServedModel, inputs: Sequence[Array]) -> Array:
-        assert model is QUESTION.model
+        assert model is TARGET.model
         return self._fake.infer(inputs)
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, fake: Fake, concurrency: int, requests: int, check: Check | None = None
+    monkeypatch: pytest.MonkeyPatch, fake: FakeServer, concurrency: int, requests: int, check: Check | None = None
 ) -> Load:
-    """A closed loop with fake clients, in a thread: one that never ends is a failure and no test that hangs."""
+    """A closed loop with fake clients, in a thread, so that a loop that never ends fails the test."""
     monkeypatch.setattr(load, "open_client", fake.open)
     outcome: list[Any] = []
 
     def loop() -> None:
         try:
-            outcome.append(closed_loop(QUESTION, concurrency, requests, check))
+            outcome.append(closed_loop(TARGET, concurrency, requests, check))
         except BaseException as error:  # for the thread that waits
             outcome.append(error)
 
@@ -104,70 +104,70 @@ def run(
 
 @pytest.mark.parametrize("concurrency", [1, 2, 8])
 @pytest.mark.parametrize("requests", [1, 7, 100])
-def test_it_asks_exactly_as_often_as_it_was_told(
+def test_loop_sends_the_requested_number_of_requests(
     monkeypatch: pytest.MonkeyPatch, concurrency: int, requests: int
 ) -> None:
-    fake = Fake()
+    fake = FakeServer()
     seen: list[int] = []
     found = run(monkeypatch, fake, concurrency, requests, lambda index, _: seen.append(index))
-    assert fake.opened == [(QUESTION.endpoint, "grpc")] * concurrency
+    assert fake.opened == [(TARGET.endpoint, "grpc")] * concurrency
     assert len(found.latencies_ms) == len(seen) == requests
     assert len(fake.asked) == requests + concurrency  # each client asks once before the clock
     assert Counter(seen) == Counter(index % len(SETS) for index in range(requests))
 
 
-def test_a_check_gets_the_answer_to_its_own_input_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_gets_the_answer_to_its_input_set(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[tuple[int, float]] = []
-    run(monkeypatch, Fake(call_s=0.001), 4, 60, lambda index, answer: answers.append((index, float(answer[0]))))
+    run(monkeypatch, FakeServer(call_s=0.001), 4, 60, lambda index, answer: answers.append((index, float(answer[0]))))
     assert len(answers) == 60
     assert all(index == answer for index, answer in answers)
 
 
-def test_as_many_requests_are_under_way_as_there_are_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = Fake(call_s=0.02)
+def test_each_client_has_one_request_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeServer(call_s=0.02)
     run(monkeypatch, fake, 4, 16)
     assert fake.most_busy == 4
 
 
 @pytest.mark.parametrize("fails_at", [0, 2, 4, 30], ids=lambda calls: f"after {calls} calls")
-def test_a_client_that_fails_ends_the_loop_with_its_error(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
-    """The first four calls are before the clients start together."""
-    fake = Fake(call_s=0.001)
+def test_failing_client_ends_the_loop_with_its_error(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
+    """The first four calls precede the common start."""
+    fake = FakeServer(call_s=0.001)
     fake.fails_at = fails_at
     with pytest.raises(ConnectionError, match="the server has gone"):
         run(monkeypatch, fake, 4, 100)
 
 
-def test_a_client_that_cannot_connect_ends_the_loop_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = Fake()
+def test_client_that_cannot_connect_ends_the_loop_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeServer()
     fake.refuses_to_open = True
     with pytest.raises(ConnectionError, match="the second client finds no server"):
         run(monkeypatch, fake, 2, 100)
 
 
-def test_a_check_that_fails_ends_the_loop_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_check_ends_the_loop_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(index: int, answer: Array) -> None:
         assert index != 2, "a wrong answer"
 
     with pytest.raises(AssertionError, match="a wrong answer"):
-        run(monkeypatch, Fake(), 2, 10, check)
+        run(monkeypatch, FakeServer(), 2, 10, check)
 
 
-def test_throughput_is_requests_over_seconds() -> None:
+def test_throughput_is_requests_per_second() -> None:
     assert Load((1.0, 2.0, 3.0), 0.5).requests_per_s == 6.0
 
 
-def test_the_clock_runs_from_the_first_request_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run(monkeypatch, Fake(call_s=0.2), 4, 16)
+def test_wall_time_spans_first_request_to_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run(monkeypatch, FakeServer(call_s=0.2), 4, 16)
     assert 4 * 0.2 <= found.wall_s < 16 * 0.2  # four rounds of four at once, and not one after the other
     assert found.requests_per_s == 16 / found.wall_s
     assert all(200.0 <= latency < 1600.0 for latency in found.latencies_ms)
 
 
-def test_disconnecting_is_not_in_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, Fake(call_s=0.01, close_s=2.0), 2, 4).wall_s < 1.5
+def test_wall_time_excludes_disconnecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, FakeServer(call_s=0.01, close_s=2.0), 2, 4).wall_s < 1.5
 
 
-def test_a_check_is_not_in_the_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run(monkeypatch, Fake(), 1, 2, lambda *_: time.sleep(1.0))
+def test_latency_excludes_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run(monkeypatch, FakeServer(), 1, 2, lambda *_: time.sleep(1.0))
     assert max(found.latencies_ms) < 800.0

@@ -32,13 +32,16 @@ MIB = 1024**2
 
 def test_live_configuration(branch: ServedBranch, serving: ServeSession) -> None:
     """Every model is ready and runs with the written names, dtypes, shapes and options."""
+    differences = []
     for role, model in branch.models.items():
         if role == "fused" and not serving.has_fused(branch):
             continue
         assert serving.live.is_ready(model.name), f"{model.name} is not ready"
-        assert not serving.live.metadata_differences(model.name, model.inputs, model.outputs)
+        differences += serving.live.metadata_differences(model.name, model.inputs, model.outputs)
         written = (serving.repository / model.name / "config.pbtxt").read_text()
-        assert not serving.live.config_differences(read_config(written))
+        differences += serving.live.config_differences(read_config(written))
+    if differences:
+        pytest.fail("\n".join(differences), pytrace=False)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

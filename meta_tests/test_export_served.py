@@ -1,4 +1,4 @@
-"""The gate of a served branch is proved by what it refuses: other preprocess files, and other answers."""
+"""The gate of a served branch refuses wrong preprocess files and wrong answers, and passes right ones."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from fixtures.weights.bundle import Bundle
 from meta_tests.branches import DPT, recorded, with_frame
 from meta_tests.exports import MIDAS, RAFT, published
 from meta_tests.loading import CONTENT
+from meta_tests.references import StoredReference
 
 Array = NDArray[Any]
 Change = Callable[[onnx.GraphProto], None]
@@ -37,8 +38,8 @@ REPRODUCE = "pytest serve_tests -k this"
 # --- preprocess files ---
 
 
-def gate_of_frames(variant: Variant, frame_size: tuple[int, int] | None, batch: int = 1) -> ServedGate:
-    """A gate that has frames to compare, and no weights."""
+def preprocess_gate(variant: Variant, frame_size: tuple[int, int] | None, batch: int = 1) -> ServedGate:
+    """A gate with frames to compare and without weights."""
     branch = recorded(with_frame(variant, frame_size), batch)
     reference = Reference(variant, Path(), parity_inputs(CONTENT, branch.export.variant, framed=True))
     return ServedGate(branch, reference, False, REPRODUCE)
@@ -60,17 +61,17 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("frame_size", [None, (180, 320), (47, 33)], ids=str)
 @pytest.mark.parametrize("variant", [MIDAS, DPT, RAFT], ids=lambda variant: variant.model)
-def test_a_preprocess_file_of_ours_has_no_problems(
+def test_preprocess_file_of_the_builder_passes(
     path: Path, variant: Variant, frame_size: tuple[int, int] | None, batch: int
 ) -> None:
-    assert problems(gate_of_frames(variant, frame_size, batch), path) == []
+    assert problems(preprocess_gate(variant, frame_size, batch), path) == []
 
 
 @pytest.mark.parametrize("frame_size", [(480, 640), (1080, 1920)], ids=str)
-def test_float32_coordinates_of_large_frames_are_no_problem(path: Path, frame_size: tuple[int, int]) -> None:
-    """They are rounded by the frame's length times 2⁻²⁴, which noise turns into more grey levels than small frames."""
+def test_float32_coordinates_of_large_frames_pass(path: Path, frame_size: tuple[int, int]) -> None:
+    """Their rounding, the frame's side × 2⁻²⁴, costs more grey levels on noise than small frames are allowed."""
     variant = MIDAS.model_copy(update={"height": 256, "width": 256})
-    assert problems(gate_of_frames(variant, frame_size), path) == []
+    assert problems(preprocess_gate(variant, frame_size), path) == []
 
 
 def nodes(graph: onnx.GraphProto, operator: str) -> Iterator[onnx.NodeProto]:
@@ -196,10 +197,10 @@ SAID = (
     ],
     ids=lambda value: value.__name__.replace("_", " ") if callable(value) else getattr(value, "model", str(value)),
 )
-def test_another_preprocess_is_refused(
+def test_wrong_preprocess_is_refused(
     path: Path, variant: Variant, frame_size: tuple[int, int] | None, change: Change, least: float
 ) -> None:
-    gate = gate_of_frames(variant, frame_size)
+    gate = preprocess_gate(variant, frame_size)
     said = [re.fullmatch(SAID, problem) for problem in problems(gate, path, change)]
     assert said
     found = [match.groups() for match in said if match]
@@ -209,33 +210,33 @@ def test_another_preprocess_is_refused(
     assert max(photographs) >= least
 
 
-def test_the_input_that_differs_is_named(path: Path) -> None:
-    said = problems(gate_of_frames(RAFT, (180, 320)), path, first_changed_alone)
+def test_message_names_the_input_that_differs(path: Path) -> None:
+    said = problems(preprocess_gate(RAFT, (180, 320)), path, first_changed_alone)
     assert said
     assert all(problem.startswith("INPUT0__0 for ") for problem in said)
 
 
-def test_what_is_not_a_number_is_far_from_everything(path: Path) -> None:
-    said = problems(gate_of_frames(MIDAS, None), path, not_a_number)
+def test_nan_of_a_preprocess_is_refused(path: Path) -> None:
+    said = problems(preprocess_gate(MIDAS, None), path, not_a_number)
     assert len(said) == 8
     assert said[0].startswith("INPUT__0 for photograph 0: nan grey levels from the module of the bench at [0, 0, 0, 0]")
 
 
 def test_every_row_of_a_batch_is_compared(path: Path) -> None:
-    """The last row alone is another one."""
+    """Only the last row is wrong."""
 
     def last_row_first(graph: onnx.GraphProto) -> None:
         graph.initializer.append(numpy_helper.from_array(np.array([0, 1, 0]), "rows"))
         next(nodes(graph, "Transpose")).input[0] = "frames"
         graph.node.insert(0, helper.make_node("Gather", ["INPUT__0", "rows"], ["frames"], axis=0))
 
-    said = problems(gate_of_frames(MIDAS, None, batch=3), path, last_row_first)
+    said = problems(preprocess_gate(MIDAS, None, batch=3), path, last_row_first)
     assert said
     assert all(" at [2, " in problem for problem in said)
 
 
-def test_tensors_are_compared_by_their_names(path: Path) -> None:
-    """An ensemble knows tensors by name, so the order in which a file lists them means nothing."""
+def test_tensors_are_compared_by_name(path: Path) -> None:
+    """An ensemble maps tensors by name: the order in which a file lists them has no effect."""
 
     def listed_backwards(graph: onnx.GraphProto) -> None:
         for values in (graph.input, graph.output):
@@ -249,7 +250,7 @@ def test_tensors_are_compared_by_their_names(path: Path) -> None:
         del graph.output[:]
         graph.output.extend([second, first])
 
-    gate = gate_of_frames(RAFT, None)
+    gate = preprocess_gate(RAFT, None)
     assert problems(gate, path, listed_backwards) == []
     assert problems(gate, path, swapped_and_listed_backwards)
 
@@ -264,12 +265,13 @@ def served_gate(bundle_root: Path, variant: Variant, frame_size: tuple[int, int]
     reference = place.reference
     if frame_size:
         inputs = parity_inputs(CONTENT, branch.export.variant, framed=True)
-        reference = Reference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs, input_noise(branch))
+        checkpoint = locate_checkpoint(variant, Bundle(bundle_root))
+        reference = StoredReference(variant, checkpoint, inputs, input_noise(branch))
     return ServedGate(branch, reference, False, REPRODUCE)
 
 
 def in_process(branch: ServedBranch, path: Path) -> Infer:
-    """What a server does, without one: preprocess, then the published file."""
+    """Computes a server's answers in this process: preprocess, then the published file."""
     onnx.save(preprocess_model(branch), path)
     preprocess, model = (open_session(file, "cpu", "fp32") for file in (path, branch.file))
     between = [tensor.name for tensor in branch.record.inputs]
@@ -293,8 +295,8 @@ def swapped_inputs(infer: Infer) -> Infer:
     return lambda frames: infer(frames[::-1])
 
 
-def the_neighbours_answer(infer: Infer) -> Infer:
-    """Each request gets what was computed for the one before it."""
+def answer_of_the_previous_request(infer: Infer) -> Infer:
+    """Each request gets the answer to the request before it."""
     waiting: list[Array] = []
 
     def late(frames: tuple[Array, ...]) -> Array:
@@ -304,7 +306,7 @@ def the_neighbours_answer(infer: Infer) -> Infer:
     return late
 
 
-def the_first_answer_for_all(infer: Infer) -> Infer:
+def first_answer_for_all_requests(infer: Infer) -> Infer:
     answers: list[Array] = []
 
     def always(frames: tuple[Array, ...]) -> Array:
@@ -357,7 +359,7 @@ GATES: dict[str, tuple[Variant, tuple[int, int] | None, int]] = {
 
 
 @pytest.mark.parametrize("name", GATES)
-def test_a_branch_that_is_the_same_function_passes(bundle_root: Path, path: Path, name: str) -> None:
+def test_same_function_passes(bundle_root: Path, path: Path, name: str) -> None:
     gate = served_gate(bundle_root, *GATES[name])
     assert gate.problems(in_process(gate.branch, path)) == []
 
@@ -372,8 +374,8 @@ AGAINST_FLOAT64 = (
     [
         ("midas", reversed_channels, AGAINST_FLOAT64),
         ("midas resized", reversed_channels, AGAINST_FLOAT64),
-        ("midas", the_neighbours_answer, AGAINST_FLOAT64),
-        ("midas", the_first_answer_for_all, "degenerate: the output is the same for every input"),
+        ("midas", answer_of_the_previous_request, AGAINST_FLOAT64),
+        ("midas", first_answer_for_all_requests, "degenerate: the output is the same for every input"),
         ("midas", constant, r"degenerate: the output for 'photograph 0' is constant \(7\)"),
         ("midas", one_value_is_nan, r"degenerate: 1 of 6144 values are not finite for 'photograph 0'"),
         ("midas", sometimes_wrong, r"white: error=0\.01 against float64, expected at most "),
@@ -386,7 +388,7 @@ AGAINST_FLOAT64 = (
     ],
     ids=lambda value: value.__name__.replace("_", " ") if callable(value) else value if value in GATES else "",
 )
-def test_another_answer_is_refused(bundle_root: Path, path: Path, name: str, wrong: Wrong, says: str) -> None:
+def test_wrong_answer_is_refused(bundle_root: Path, path: Path, name: str, wrong: Wrong, says: str) -> None:
     gate = served_gate(bundle_root, *GATES[name])
     said = gate.problems(wrong(in_process(gate.branch, path)))
     assert any(re.search(says, problem) for problem in said), said

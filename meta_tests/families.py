@@ -1,0 +1,173 @@
+"""Every family, exported and measured by processes without a network; one making serves all tests of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fixtures.cases import Export, exports_of
+from fixtures.spec import load_spec
+from fixtures.subject import locate_checkpoint, resolved
+from fixtures.weights.bundle import SYNTHETIC_MARKER, Bundle
+from meta_tests.bundles import synthetic_bundle
+from meta_tests.cache import Recipe, view
+from meta_tests.conftest import ROOT, Suite, environment
+from meta_tests.exports import Published, reference_of
+
+SPEC = """\
+schema_version: 1
+name: families
+dtype: fp32
+runtimes: [torch, onnxruntime]
+protocol: {cpu_budget_s: 0.2, cpu_warmup_s: 0}
+variants:
+  - {name: midas, family: midas, model: MiDaS_small, height: 64, width: 96}
+  - {name: raft, family: raft, model: raft_small, height: 128, width: 128}
+  - {name: clip_image, family: clip, model: ViT-B-32, tower: image, height: 64, width: 96}
+  - {name: clip_text, family: clip, model: ViT-B-32, tower: text, tokens: 77}
+  - {name: clap_audio, family: clap, model: HTSAT-tiny, tower: audio, duration_s: 2}
+  - {name: clap_text, family: clap, model: HTSAT-tiny, tower: text, tokens: 16}
+  - name: torchvision
+    family: torchvision
+    model: resnet18
+    height: 64
+    width: 64
+    weights: visual/places365/resnet18_places365.pth.tar
+    classes: 365
+  - name: timm
+    family: timm
+    model: vit_tiny_patch16_224
+    height: 64
+    width: 96
+    weights: visual/timm/vit_tiny.safetensors
+    classes: 10
+"""
+NAMES = ("midas", "raft", "clip_image", "clip_text", "clap_audio", "clap_text", "torchvision", "timm")
+
+_SPEC_FILE = "families.yaml"
+
+# Seconds after which a sealed session hangs. A judgment: the export of eight files takes 85 CPU seconds, and this
+# leaves ten times as much for a slow and busy machine.
+_HANGS_S = 900
+
+# The code of both sessions, beside that of this module.
+_SESSIONS = ("conftest", "export_tests.test_export", "bench_tests.test_latency", "meta_tests.sealed")
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What two sealed sessions did, as their audit log has it.
+
+    Attributes:
+        folder: where they ran.
+        models_root: what they read weights from.
+        network: attempts to reach the network.
+        written: absolute paths that were opened for writing, made or renamed.
+        left: what they left in each folder of theirs for temporary files and settings.
+    """
+
+    folder: str
+    models_root: str
+    network: list[str]
+    written: list[str]
+    left: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Families:
+    """A models root with every family, its exported files and one measured run."""
+
+    folder: Path
+    models_root: Path
+
+    @property
+    def spec(self) -> Path:
+        """The spec of all variants."""
+        return self.folder / _SPEC_FILE
+
+    @property
+    def onnx_dir(self) -> Path:
+        """Folder of the exported files."""
+        return self.folder / "onnx"
+
+    @property
+    def run(self) -> Path:
+        """Folder of the measured run."""
+        return self.folder / "out" / "sealed"
+
+    @property
+    def sealed(self) -> Sealed:
+        """What the sessions did."""
+        return Sealed(**json.loads((self.folder / "sealed.json").read_text()))
+
+    def export(self, name: str) -> Export:
+        """The export of a variant."""
+        spec = resolved(load_spec(self.spec), Bundle(self.models_root))
+        return next(export for export in exports_of(spec) if export.variant.name == name)
+
+    def published(self, name: str) -> Published:
+        """The file of a variant with all that judges another one in its place."""
+        export, bundle = self.export(name), Bundle(self.models_root)
+        weights = bundle.weights(locate_checkpoint(export.variant, bundle))
+        return Published(export, reference_of(self.models_root, export.variant), weights, self.onnx_dir)
+
+
+def all_families(folder: Path) -> Families:
+    """Every family below a new `folder`; made by real sessions, or from the cache."""
+    folder.mkdir()
+    models_root = synthetic_bundle(folder / "root", spec=SPEC)
+    given = {"spec": SPEC, "bundle": (models_root / SYNTHETIC_MARKER).read_text()}
+    recipe = Recipe("families", given, (__name__, *_SESSIONS), lambda content: _make(content, models_root))
+    return Families(view(recipe, folder / "made"), models_root)
+
+
+def _make(content: Path, models_root: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:  # its path is short enough for the socket of a fork server
+        folder = Path(name)
+        sealed = _run_sessions(folder, models_root)
+        for made in (_SPEC_FILE, "onnx", "out"):
+            shutil.move(folder / made, content / made)
+    (content / "sealed.json").write_text(json.dumps(asdict(sealed)))
+
+
+def _run_sessions(folder: Path, models_root: Path) -> Sealed:
+    """Export and measure everything, with folders that no other process writes to."""
+    spec, log, working = folder / _SPEC_FILE, folder / "sealed.log", folder / "working"
+    spec.write_text(SPEC)
+    _, *arguments = Suite(folder, models_root).arguments("--spec", str(spec), "--onnx-dir", str(folder / "onnx"))
+    own = {name: folder / name.lower() for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+    for path in (*own.values(), working):
+        path.mkdir()
+    added = {"SEALED_LOG": str(log), **{name: str(path) for name, path in own.items()}}
+    _run_sealed(["export_tests", *arguments], working, added)
+    _run_sealed(["bench_tests/test_latency.py", *arguments, "--run-id", "sealed"], working, added)
+    notes = [line.split(" ", 1) for line in log.read_text().splitlines()]
+    return Sealed(
+        folder=str(folder),
+        models_root=str(models_root),
+        network=[what for kind, what in notes if kind == "network"],
+        written=[what for kind, what in notes if kind == "writes"],
+        left={path.name: [left.name for left in path.iterdir()] for path in (*own.values(), working)},
+    )
+
+
+def _run_sealed(arguments: list[str], working: Path, added: dict[str, str]) -> None:
+    """Run pytest without a network, from a working directory and with some variables. It has to pass."""
+    tests, *rest = arguments
+    unset = {name: value for name, value in environment().items() if not name.startswith(("TORCHINDUCTOR", "ORT_"))}
+    command = [sys.executable, "-m", "pytest", "-p", "meta_tests.sealed", str(ROOT / tests), *rest, "-q"]
+    done = subprocess.run(
+        [*command, "--show-capture=no"],
+        env={**unset, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT), **added},
+        cwd=working,
+        capture_output=True,
+        text=True,
+        timeout=_HANGS_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
