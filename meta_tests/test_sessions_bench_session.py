@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from PIL import Image
 from fixtures.errors import InputError
 from fixtures.parallel.run import ShardedRun, run_shards
 from fixtures.results.reading import summarize_file
+from fixtures.sessions.bench_session import _use_storage_of
 from fixtures.weights.checkpoint import read_state_dict
 from meta_tests import noisy
 from meta_tests.conftest import HANGS_S, ROOT, SMALL_SPEC, Ended, Suite, environment, wait_until
@@ -312,6 +315,17 @@ def _wait_for_cases(process: BaseProcess, suite: Suite, count: int) -> None:
         return results.exists() and results.read_text().count('"round":0,') >= count
 
     wait_until(are_there)
+
+
+def test_runs_saved_by_pytest_benchmark_are_kept_apart_by_device() -> None:
+    """Its own folder knows the interpreter and the processor, and neither the GPU nor torch."""
+    for storage, expected in (
+        ("file://./.benchmarks", "file://./.benchmarks/NVIDIA_H200"),
+        ("file:///a/folder/of/mine", "file:///a/folder/of/mine"),
+    ):
+        config = mock.Mock(option=argparse.Namespace(benchmark_storage=storage))
+        _use_storage_of(config, {"gpu": "NVIDIA H200", "cpu": "a CPU"})
+        assert config.option.benchmark_storage == expected
 
 
 # --- bad input ---

@@ -12,7 +12,16 @@ from typing import Any, cast
 import pytest
 
 from fixtures.errors import InputError
-from fixtures.sessions.pytest_plugin import BENCH, EXPORT, SERVE, begin_sessions, names_only, session_of, suites_of
+from fixtures.sessions.pytest_plugin import (
+    BENCH,
+    EXPORT,
+    SERVE,
+    begin_sessions,
+    names_only,
+    remove_empty_storage,
+    session_of,
+    suites_of,
+)
 from meta_tests.conftest import ROOT, Ended, Suite, environment
 
 
@@ -76,6 +85,19 @@ def test_session_without_tests_is_known_by_its_switches() -> None:
     for switch in ("collectonly", "setuponly", "showfixtures", "show_fixtures_per_test"):
         assert names_only(config("bench_tests", switch=switch))
     assert not names_only(config("bench_tests"))
+
+
+def test_folder_of_pytest_benchmark_is_removed_where_no_run_was_saved(tmp_path: Path) -> None:
+    storage = tmp_path / ".benchmarks" / "a_gpu"
+    storage.mkdir(parents=True)
+    (storage / "0001_saved.json").touch()
+    given = config(benchmark_storage=f"file://{storage}")
+    remove_empty_storage(given)
+    assert storage.exists()
+    (storage / "0001_saved.json").unlink()
+    remove_empty_storage(given)
+    assert list(tmp_path.iterdir()) == []
+    remove_empty_storage(config())  # without pytest-benchmark
 
 
 # --- whole sessions ---
