@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from fixtures.cases import Export
 from fixtures.errors import InputError
-from fixtures.export import parity
+from fixtures.export import accuracy
 from fixtures.export.accuracy import relative_error
 from fixtures.export.graph_checks import graph_problems
 from fixtures.export.interface import interface_of
@@ -140,7 +140,7 @@ def largest_weight_changed(model: onnx.ModelProto) -> None:
 @pytest.fixture
 def no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws widen the budget of what fails, and each loads the model again; test_export_gate.py makes them all."""
-    monkeypatch.setattr(parity, "_DRAWS", 0)
+    monkeypatch.setattr(accuracy, "_DRAWS", 0)
 
 
 @pytest.mark.parametrize("name", NEW)
