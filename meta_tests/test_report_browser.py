@@ -228,7 +228,7 @@ def test_every_heading_sorts_its_table(shown: Browser) -> None:
 @stored_alone
 def test_chosen_case_is_drawn(shown: Browser) -> None:
     chosen = "raft_small_512-b8-fp16-torch"
-    shown.run("document.querySelector(`#cases a[data-case='${arguments[0]}']`).click()", chosen)
+    shown.run("document.querySelector(`#all-cases a[data-case='${arguments[0]}']`).click()", chosen)
     state = shown.run("""
       const label = (id) => document.getElementById(id).closest('figure').getAttribute('aria-label');
       return {value: document.getElementById('rounds-case').value, hash: location.hash,

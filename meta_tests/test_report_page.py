@@ -78,8 +78,8 @@ def test_page_of_60_cases_takes_5_cpu_seconds_without_torch(
 def test_decision_is_the_first_section(page: Page) -> None:
     keys = [section.attributes["id"] for section in page.all("section")]
     assert keys == [
-        *("decision", "comparison", "batch", "size", "memory", "runtimes", "cold", "telemetry"),
-        *("latency-waterfall", "error-waterfall", "environment", "cases", "rounds", "notes"),
+        *("decision", "comparison", "batch", "input-size", "memory", "runtimes", "cold-start", "telemetry"),
+        *("latency-waterfall", "error-waterfall", "environment", "all-cases", "rounds", "notes"),
     ]
     links = [link.attributes["href"] for link in page.all("nav")[0].all("a")]
     assert links == [f"#{key}" for key in keys]
@@ -224,7 +224,7 @@ def test_text_of_files_is_never_markup(tmp_path: Path) -> None:
     assert [one.attributes for one in document.all("script")] == [one.attributes for one in ordinary.all("script")]
     assert not document.all("img")
     assert list(document.json("all-rounds")) == [f"{HOSTILE}-b1"]
-    for key in ("decision", "comparison", "cases", "environment", "notes"):
+    for key in ("decision", "comparison", "all-cases", "environment", "notes"):
         assert HOSTILE in document.section(key).text
     assert document.table("All 3 cases")[2]["remarks"] == HOSTILE
     # Plotly interprets tags in names and texts.
@@ -278,7 +278,7 @@ def test_difference_that_overflows_is_not_drawn(tmp_path: Path) -> None:
     memory = Memory(source="fresh_process", gpu_used_mb=stages)
     summary = summarize([case(memory=memory)], run_id="run", complete=True)
     document = page_of(written(tmp_path, summary))
-    parts = {series["name"]: series["x"] for series in document.json("figures")["memory-0"]["series"]}
+    parts = {series["name"]: series["x"] for series in document.json("figures")["Memory-0-0"]["series"]}
     assert parts["workspace"] == [None]
 
 

@@ -34,7 +34,7 @@ def test_served_run_has_waterfalls_server_start_and_memory(tmp_path: Path) -> No
     assert len(served.table("Relative L2 error, hop by hop")) == 8
     assert served.table("Parity of the exported files")
     assert "Every case has one bar: stages in between were not read." in served.section("memory").text
-    for key in ("batch", "size"):
+    for key in ("batch", "input-size"):
         assert "Measured at one" in served.section(key).text
         assert not served.section(key).all("figure")
 
@@ -44,13 +44,13 @@ def test_lines_and_bars_reach_up_to_p95(tmp_path: Path) -> None:
     figures = page_of(made).json("figures")
     latency = read_material(made, None, None, None).cases[0].latency_ms
     assert latency
-    for key in ("latency-batch-0", "latency-size-0", "runtimes-0"):
+    for key in ("Batch-0-0", "Input size-0-0", "Runtimes-0-0"):
         series = figures[key]["series"][0]
         assert (latency.p50 in series["x"] + series["y"], series["high"][0]) == (True, latency.p95)
 
 
 def test_latency_waterfall_draws_what_a_hop_adds_or_saves(tmp_path: Path) -> None:
-    series = page_of(made_run(tmp_path / "made")).json("figures")["waterfall-0"]["series"]
+    series = page_of(made_run(tmp_path / "made")).json("figures")["Latency waterfall-0-0"]["series"]
     drawn = {one["name"]: (one["y"], *([round(ms, 6) for ms in one[key]] for key in ("base", "x"))) for one in series}
     assert drawn == {
         "first hop": (["torch"], [0], [7.2]),
@@ -73,10 +73,10 @@ def test_run_without_any_time_still_is_a_page(tmp_path: Path) -> None:
     for key, says in {
         "decision": "No branch can be deployed for depth; the reasons are below.",
         "batch": "No case has a time.",
-        "size": "No case has a time.",
+        "input-size": "No case has a time.",
         "memory": "No case has its memory.",
         "runtimes": "Not measured in this run: torch, onnxruntime, triton",
-        "cold": "No case has its cold start",
+        "cold-start": "No case has its cold start",
         "telemetry": "No case has telemetry.",
         "latency-waterfall": "Nothing was served.",
         "error-waterfall": "No manifest was named: --manifest models/optimized/manifest.json.",
@@ -116,21 +116,21 @@ def test_telemetry_is_drawn_over_time(tmp_path: Path) -> None:
     cases = (telemetry_case(start_s + 60, batch=8), telemetry_case(start_s))
     document = page_of(written(tmp_path, summary.model_copy(update={"cases": cases})))
     figures = document.json("figures")
-    (samples,) = figures["telemetry-0"]["series"]
+    (samples,) = figures["Telemetry-0-0"]["series"]
     assert samples["x"] == [0.0, 0.1, 0.2, None, 60.0, 60.1, 60.2, None]
     assert samples["y"] == [1980, None, 1900, None] * 2
     # A quantity that the driver does not give has no chart.
-    assert [key for key in figures if key.startswith("telemetry")] == ["telemetry-0", "telemetry-1"]
+    assert [key for key in figures if key.startswith("Telemetry")] == ["Telemetry-0-0", "Telemetry-0-1"]
 
 
 def test_telemetry_without_samples_shows_ranges_in_the_order_of_cases(tmp_path: Path) -> None:
     figures = page_of(stored_run(tmp_path, "h100_served")).json("figures")
-    (ranges,) = figures["telemetry-1"]["series"]
+    (ranges,) = figures["Telemetry-1-1"]["series"]
     assert (ranges["x"], ranges["low"][-1], ranges["y"][-1], ranges["high"][-1]) == ([1, 2, 3, 4, 5], 40, 41, 41)
 
 
 def test_memory_bars_are_stacked_in_parts(tmp_path: Path) -> None:
-    figure = page_of(made_run(tmp_path / "made")).json("figures")["memory-0"]
+    figure = page_of(made_run(tmp_path / "made")).json("figures")["Memory-0-0"]
     assert {series["name"]: series["x"][0] for series in figure["series"]} == {
         "weights": 40,
         "workspace": 260,
@@ -150,20 +150,20 @@ def test_memory_of_unmeasured_cases_is_a_table_of_its_own(tmp_path: Path) -> Non
 
 # --- columns and values ---
 
-OF_CASES = {section.key: section for section in SECTIONS if isinstance(section, Section) and section.columns}
+OF_CASES = {section.name: section for section in SECTIONS if isinstance(section, Section) and section.columns}
 
 
 def test_new_column_of_all_cases_is_one_line(tmp_path: Path) -> None:
     material = read_material(stored_run(tmp_path, "h100_served"), None, None, None)
     new = Column("cold_start.warmup_calls", "warm-up", "calls", WHOLE)
-    (table,) = replace(OF_CASES["cases"], columns=(*ALL_CASES, new))(material).blocks
+    (table,) = replace(OF_CASES["All cases"], columns=(*ALL_CASES, new))(material).blocks
     assert isinstance(table, Table)
     assert [row[-1].text for row in table.rows] == ["128", "326", "110", "46", "101"]
 
 
-@pytest.mark.parametrize("key", ["batch", "size", "memory", "cold", "cases"])
-def test_every_field_of_a_column_exists(key: str) -> None:
-    columns = OF_CASES[key].columns
+@pytest.mark.parametrize("name", ["Batch", "Input size", "Memory", "Cold start", "All cases"])
+def test_every_field_of_a_column_exists(name: str) -> None:
+    columns = OF_CASES[name].columns
     assert not callable(columns)
     for column in columns:
         if isinstance(column.field, str):
