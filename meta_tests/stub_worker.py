@@ -115,13 +115,13 @@ def _parent(folder: str, resume: str, *arguments: str) -> int:
     workers = [Worker(name, "a CPU") for name in WORKERS]
     run = StubRun(Path(folder), arguments, resume == "resume", Path(folder).parents[1] / "b.json")
     try:
-        return run_shards(workers, run, _say, 120)
+        return run_shards(workers, run, _report, 120)
     except InputError as error:
         sys.stderr.write(f"ERROR: {error}\n")
         return 2
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 
