@@ -77,13 +77,15 @@ def _hold(path: Path, here: Connection) -> None:
 def another_holder(path: Path) -> Iterator[multiprocessing.process.BaseProcess]:
     """A process that holds a lock file until the context is left."""
     here, there = _FORK.Pipe()
-    process = _FORK.Process(target=_hold, args=(path, there))
+    process = _FORK.Process(target=_hold, args=(path, there), daemon=True)
     process.start()
     assert here.poll(_SOON_S)
     assert here.recv() == "held"
-    yield process
-    here.send("release")
-    process.join(_SOON_S)
+    try:
+        yield process
+    finally:
+        here.send("release")
+        process.join(_SOON_S)
 
 
 def test_lock_is_refused_with_the_name_of_its_holder(tmp_path: Path) -> None:
