@@ -1,4 +1,4 @@
-"""Served branches without an export: a record alone, or a file of one node or two in the place of a model."""
+"""Served branches without an export: a manifest entry alone, or one with a stand-in file of one or two nodes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def with_frame(variant: Variant, size: tuple[int, int] | None) -> Variant:
 
 
 def record_of(export: Export, **changes: Any) -> FileRecord:
-    """What the manifest says of an export."""
+    """The manifest entry of an export that has passed its gate."""
     variant, interface = export.variant, interface_of(export)
     facts: dict[str, Any] = {
         "variant": variant.name,
@@ -54,7 +54,7 @@ def recorded(
     serving: Serving | None = None,
     **changes: Any,
 ) -> ServedBranch:
-    """A branch of which there is a record and no file."""
+    """A branch with a manifest entry and without a file."""
     export = Export(variant, batch, dtype, serving or Serving())
     return ServedBranch(export, record_of(export, **changes), Path("nowhere.onnx"), "24.08")
 
@@ -62,29 +62,30 @@ def recorded(
 def stand_in(export: Export) -> onnx.ModelProto:
     """A file with the interface of an export: the mean of the channels, or for RAFT the frames' difference."""
     interface = interface_of(export)
-    given, answer = (
+    inputs, outputs = (
         [helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.shape) for tensor in tensors]
         for tensors in (interface.inputs, interface.outputs)
     )
-    names = [value.name for value in given]
+    names = [value.name for value in inputs]
     if export.variant.family == RAFT.family:
         weight = numpy_helper.from_array(np.eye(2, 3, dtype=np.float32), "weight")
         nodes = [
             helper.make_node("Sub", names, ["difference"]),
-            helper.make_node("Einsum", ["difference", "weight"], [answer[0].name], equation="bchw,dc->bdhw"),
+            helper.make_node("Einsum", ["difference", "weight"], [outputs[0].name], equation="bchw,dc->bdhw"),
         ]
     else:
         weight = numpy_helper.from_array(np.full(3, 1 / 3, np.float32), "weight")
-        nodes = [helper.make_node("Einsum", [names[0], "weight"], [answer[0].name], equation="bchw,c->bhw")]
-    graph = helper.make_graph(nodes, "stand_in", given, answer, [weight])
+        nodes = [helper.make_node("Einsum", [names[0], "weight"], [outputs[0].name], equation="bchw,c->bhw")]
+    graph = helper.make_graph(nodes, "stand_in", inputs, outputs, [weight])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
 def publish_stand_in(folder: Path, export: Export, external: bool = False, **changes: Any) -> Path:
-    """Enter a stand-in in a folder's manifest as if it had passed its gate.
+    """Write a stand-in and enter it in the folder's manifest as if it had passed its gate; returns its path.
 
     Args:
-        external: its weight in a file of its own.
+        external: keep its weight in a file beside it.
+        changes: fields of the manifest entry.
     """
     path = folder / export.file
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,11 @@ PROTOCOLS: tuple[ServedProtocol, ...] = ("http", "grpc", "grpc+shm")
 FAMILIES = ["midas", "raft"]
 SAME = 1e-5  # relative L2 error between two versions of ONNX Runtime on one processor
 
-SERVED_SPEC = SMALL_SPEC.replace("runtimes: [torch]", "runtimes: [torch, onnxruntime, triton]").replace("[1, 2]", "[1]")
+SERVED_SPEC = (
+    SMALL_SPEC.replace("runtimes: [torch]", "runtimes: [torch, onnxruntime, triton]")
+    .replace("batches: [1, 2]", "batches: [1]")
+    .replace("cpu_budget_s: 0.2", "cpu_budget_s: 0.05")  # five rounds a case
+)
 
 
 @dataclass(frozen=True)
