@@ -16,11 +16,12 @@ from unittest import mock
 import pytest
 from _pytest.mark.expression import Expression
 
+from fixtures import __version__
 from fixtures.cases import cases_of, exports_of
 from fixtures.models import family_named
 from fixtures.registry import names
 from fixtures.spec import load_spec
-from meta_tests.pages import CONTRIBUTING, PAGES, ROOT, commands, words
+from meta_tests.pages import CHANGELOG, CONTRIBUTING, PAGES, ROOT, commands, words
 from tools import command_line
 
 SUITES = ("pytest bench_tests", "pytest export_tests", "pytest serve_tests")
@@ -164,3 +165,9 @@ def test_architecture_page_names_every_room() -> None:
     named = set(re.findall(r"`([a-z_]+)/`", page))
     rooms = {path.parent.name for path in (ROOT / "fixtures").glob("*/__init__.py")}
     assert rooms | {path.name for path in ROOT.glob("*_tests")} <= named
+
+
+def test_changelog_begins_with_the_version_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (newest, *_) = re.findall(r"^## (\S+) - \d{4}-\d\d-\d\d$", CHANGELOG.read_text(), re.MULTILINE)
+    assert project["version"] == newest == __version__
