@@ -18,8 +18,6 @@ from _pytest.mark.expression import Expression
 
 from fixtures import __version__
 from fixtures.cases import cases_of, exports_of
-from fixtures.models import family_named
-from fixtures.registry import names
 from fixtures.spec import load_spec
 from meta_tests.pages import CHANGELOG, CONTRIBUTING, PAGES, ROOT, commands, words
 from tools import command_line
@@ -143,14 +141,6 @@ def test_tests_that_prove_a_recipe_exist() -> None:
 
 
 # --- lists ---
-
-
-def test_spec_page_lists_every_runtime_family_and_model() -> None:
-    reference = (ROOT / "docs/spec.md").read_text()
-    for name in (*names("runtimes"), *names("models")):
-        assert f"| `{name}` |" in reference
-    for name in names("models"):
-        assert all(f"`{model}`" in reference for model in family_named(name).models)
 
 
 def test_architecture_page_has_the_layers_of_the_import_contract() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.export.accuracy import FACTOR, FLOORS
+from fixtures.export.accuracy import CEILINGS, FACTOR, FLOORS
 from fixtures.measure import protocol
 from fixtures.results.memory import memory_above_context_mb
 from fixtures.results.reading import read_run
@@ -91,9 +91,11 @@ def test_stored_runs_on_two_gpus_differ_by_what_the_table_says() -> None:
     assert row[3:] == [f"{largest['torch-graph']:.1%}", f"{largest['memory']:.1%}", f"{largest['torch']:.0%}"]
 
 
-def test_export_page_has_the_floors_and_the_factor_of_the_gate() -> None:
-    _, floors = tables(ROOT / "docs/export.md", "Parity")
-    assert {dtype.strip("`"): float(floor) for dtype, floor in floors} == FLOORS
+def test_export_page_has_the_floors_the_ceilings_and_the_factor_of_the_gate() -> None:
+    _, rows = tables(ROOT / "docs/export.md", "Parity")
+    assert {dtype.strip("`"): (float(floor), float(ceiling)) for dtype, floor, ceiling in rows} == {
+        dtype: (FLOORS[dtype], CEILINGS[dtype]) for dtype in FLOORS
+    }
     assert FACTOR == 2
     assert "twice the error of torch itself" in one_line("export")
 
