@@ -72,9 +72,9 @@ def test_row_of_another_item_is_refused_in_every_class(
 ) -> None:
     variant, right = outputs
     judge = OutputJudge(yardstick(bundle_root, variant, dtype), "the case", BATCH)
-    swapped = right[1][[0, 2, 1]]
-    with pytest.raises(WrongOutputError, match=r"in row 1 of input set 1: .*; largest difference .* at \[") as refused:
-        judge.judge(1, swapped)
+    swapped = right[0][[0, 2, 1]]
+    with pytest.raises(WrongOutputError, match=r"in row 1 of input set 0: .*; largest difference .* at \[") as refused:
+        judge.judge(0, swapped)
     assert refused.value.error > refused.value.budget
 
 
