@@ -58,10 +58,9 @@ def test_branch_passes_on_a_server_of_its_own(suite: ServeSuite) -> None:
     assert "→ Triton (emulated) " in ended.stdout
 
 
-def test_branch_passes_on_a_running_server(suite_of_running: ServeSuite, small_server: SmallServer) -> None:
-    """Of two inputs; without what needs the server's processes."""
-    repository = ("--model-repository", str(small_server.repository))
-    ended = suite_of_running.run(*repository, "--requests", REQUESTS, "-k", "raft", "-rs")
+def test_branch_passes_on_a_running_server(suite_of_running: ServeSuite) -> None:
+    """Of two inputs; without what needs the server's processes, and without naming its repository."""
+    ended = suite_of_running.run("--requests", REQUESTS, "-k", "raft", "-rs")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{TESTS_OF_A_BRANCH - 2} passed, 2 skipped" in ended.stdout
     assert "needs a server on this machine; TRITON_HTTP_URL may name another machine" in ended.stdout

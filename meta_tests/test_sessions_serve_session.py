@@ -11,6 +11,9 @@ import pytest
 from fixtures.errors import InputError
 from fixtures.sessions.options import Options
 from fixtures.sessions.serve_session import ServeSession
+from fixtures.triton.live import LiveServer
+from fixtures.triton.server import Endpoint
+from meta_tests.branches import recorded
 from meta_tests.served import SERVED_SPEC
 
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -26,6 +29,18 @@ def options(tmp_path: Path, bundle_root: Path) -> Options:
 
 def test_a_thousand_answers_are_checked_by_default(pytestconfig: pytest.Config, options: Options) -> None:
     assert ServeSession.prepare(pytestconfig, options).requests == 1000
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_named_server_without_a_fused_file_is_asked_for_none(
+    pytestconfig: pytest.Config, options: Options, monkeypatch: pytest.MonkeyPatch, lists: bool
+) -> None:
+    """Its repository is not here to read, so that its index counts."""
+    monkeypatch.setenv("TRITON_HTTP_URL", "localhost:1")
+    monkeypatch.setattr(LiveServer, "lists", lambda _, model: lists and model == "midas_64x96_fused")
+    session = ServeSession.prepare(pytestconfig, options)
+    monkeypatch.setattr(ServeSession, "live", LiveServer(Endpoint("localhost:1", "localhost:2")))
+    assert session.has_fused(recorded()) == lists
 
 
 @pytest.mark.parametrize(

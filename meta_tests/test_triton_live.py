@@ -32,6 +32,12 @@ def test_server_is_live_and_its_backend_emulated(live: LiveServer) -> None:
     assert live.kind("midas_64x96_onnx") == "emulated"
 
 
+def test_server_lists_the_models_of_its_repository(small_server: SmallServer, live: LiveServer) -> None:
+    for branch in small_server.branches.values():
+        assert all(live.lists(model.name) for model in branch.models.values())
+    assert not live.lists("midas_64x96_another")
+
+
 def test_running_server_keeps_running(small_server: SmallServer, live: LiveServer) -> None:
     with RunningServer(small_server.endpoint) as running:
         assert running.processes() == []
