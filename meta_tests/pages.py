@@ -11,6 +11,7 @@ README, CONTRIBUTING, CHANGELOG = (ROOT / name for name in ("README.md", "CONTRI
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = (README, CONTRIBUTING, CHANGELOG, *DOCS)
 
+_YAML = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -18,6 +19,13 @@ def commands(start: str = "") -> list[str]:
     """Every line of a shell block on any page that begins so, once each."""
     lines = {line for page in PAGES for block in _BLOCK.findall(page.read_text()) for line in block.splitlines()}
     return sorted(line for line in lines if line.startswith(start))
+
+
+def specs() -> dict[str, str]:
+    """The specs that pages show whole, by the name in their first line, or by their `name:`."""
+    shown = [block for page in PAGES for block in _YAML.findall(page.read_text()) if "schema_version" in block]
+    named = re.compile(r"^(?:# (\S+\.yaml)$|name: (\w+)$)", re.MULTILINE)
+    return {next(filter(None, named.findall(text)[0])): text for text in shown}
 
 
 def words(command: str) -> list[str]:

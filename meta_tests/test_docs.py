@@ -14,12 +14,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 from _pytest.mark.expression import Expression
 
 from fixtures import __version__
 from fixtures.cases import cases_of, exports_of
-from fixtures.spec import load_spec
-from meta_tests.pages import CHANGELOG, CONTRIBUTING, PAGES, ROOT, commands, words
+from fixtures.spec import load_spec, spec_from
+from fixtures.subject import require_known
+from meta_tests.pages import CHANGELOG, CONTRIBUTING, PAGES, ROOT, commands, specs, words
 from tools import command_line
 
 SUITES = ("pytest bench_tests", "pytest export_tests", "pytest serve_tests")
@@ -65,7 +67,8 @@ def typed(config: pytest.Config, arguments: list[str]) -> argparse.Namespace:
 
 def selected_by(suite: str, options: argparse.Namespace) -> list[str]:
     """Ids of the cases, files or branches that a command line selects."""
-    spec = load_spec(ROOT / (options.spec or f"specs/{DEFAULT_SPECS[suite]}.yaml"))
+    name = options.spec or f"specs/{DEFAULT_SPECS[suite]}.yaml"
+    spec = spec_from(yaml.safe_load(specs()[name]), name) if name in specs() else load_spec(ROOT / name)
     every = cases_of(spec, options.dtype) if suite == "bench_tests" else exports_of(spec, options.dtype)
     wanted = Expression.compile(options.keyword or "")
     return [one.id for one in every if not options.keyword or wanted.evaluate(_Names(one.id))]
@@ -79,6 +82,11 @@ class _Names:
 
     def __call__(self, name: str, /, **_: object) -> bool:
         return name.lower() in self.case_id
+
+
+@pytest.mark.parametrize("name", specs())
+def test_shown_spec_is_accepted(name: str) -> None:
+    require_known(spec_from(yaml.safe_load(specs()[name]), name))
 
 
 class _Parsed(Exception):  # noqa: N818 - it ends a tool before it does anything
