@@ -1,0 +1,38 @@
+"""fixtures/export/staging.py: files are made aside, and what killed processes left there is removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.errors import InputError
+from fixtures.export.staging import Staging
+
+
+def test_staging_of_a_dead_process_is_removed_and_of_a_living_one_is_kept(tmp_path: Path) -> None:
+    for name in (".staging-1", ".staging-999999999", ".staging-abc"):
+        (tmp_path / name).mkdir()
+    staging = Staging(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".staging-1", staging.folder.name}
+    staging.close()
+    assert [path.name for path in tmp_path.iterdir()] == [".staging-1"]
+
+
+def test_file_is_published_under_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.onnx").write_text("older")
+    staging = Staging(tmp_path)
+    path = staging.path("a/b.onnx")
+    path.write_text("newer")
+    assert staging.publish(path) == tmp_path / "a" / "b.onnx"
+    assert (tmp_path / "a" / "b.onnx").read_text() == "newer"
+    assert not path.exists()
+
+
+def test_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").mkdir()
+    staging = Staging(tmp_path)
+    staging.path("a.onnx").write_text("newer")
+    with pytest.raises(InputError, match=r"a\.onnx: file=Is a directory, expected a path to write to\."):
+        staging.publish(staging.path("a.onnx"))
