@@ -1,10 +1,8 @@
-"""`python -m tools.export_onnx`: one branch through the same gate; and files in the runtime of the oldest target."""
+"""`python -m tools.export_onnx`: one file through the same gate as `pytest export_tests`."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -14,28 +12,20 @@ import onnx
 import pytest
 
 from fixtures import offline
-from fixtures.cases import FileDtype
 from fixtures.errors import InputError
 from fixtures.export.gate import Gate
 from fixtures.files import sha256_of
 from fixtures.manifest import MANIFEST
 from fixtures.manifest import published as published_record
-from fixtures.spec import Variant
-from fixtures.target import OLDEST, target_of
-from meta_tests.conftest import HANGS_S
-from meta_tests.exports import MIDAS, RAFT, published
+from fixtures.target import OLDEST
+from meta_tests.exports import MIDAS, published
 from tools import export_onnx
-
-TARGET_PYTHON = "PRETRITON_TARGET_PYTHON"
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """The tool sets the environment of its process, and shuts its network."""
-    before = dict(os.environ)
+def _network_opened(own_environment: None) -> Iterator[None]:
+    """The tool sets environment variables of its process and shuts its network."""
     yield
-    os.environ.clear()
-    os.environ.update(before)
     offline.open_network()
 
 
@@ -47,7 +37,7 @@ def export(monkeypatch: pytest.MonkeyPatch, bundle_root: Path, out: Path, *argum
     return export_onnx.main()
 
 
-def test_one_branch_is_published_with_its_entry(
+def test_one_file_is_published_with_its_entry(
     monkeypatch: pytest.MonkeyPatch, bundle_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "branch.onnx"
@@ -65,7 +55,7 @@ def dynamic(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
 
 
-def test_a_file_that_fails_is_not_published(
+def test_failed_file_is_not_published(
     monkeypatch: pytest.MonkeyPatch, bundle_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tampered = published(bundle_root, MIDAS).tampered(dynamic)
@@ -111,34 +101,3 @@ def test_bad_arguments_are_refused(
     with pytest.raises(InputError, match=re.escape(says)):
         export(monkeypatch, bundle_root, tmp_path / "branch.onnx", *arguments)
     assert list(tmp_path.iterdir()) == []
-
-
-# --- the oldest target ---
-
-
-@pytest.fixture(scope="module")
-def target_python() -> Path:
-    named = os.environ.get(TARGET_PYTHON)
-    if named is None:
-        pytest.skip(
-            f"needs {TARGET_PYTHON}, an interpreter with the ONNX Runtime of Triton {OLDEST}, "
-            f"{target_of(OLDEST).onnxruntime}"
-        )
-    return Path(named)
-
-
-def test_the_interpreter_holds_the_runtime_of_the_oldest_target(target_python: Path) -> None:
-    command = [str(target_python), "-c", "import onnxruntime; print(onnxruntime.__version__)"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, check=True)
-    assert ended.stdout.strip() == target_of(OLDEST).onnxruntime
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=lambda variant: variant.name)
-def test_an_exported_file_answers_in_the_runtime_of_the_oldest_target(
-    target_python: Path, bundle_root: Path, tmp_path: Path, variant: Variant, precision: FileDtype
-) -> None:
-    place = published(bundle_root, variant, precision)
-    gate = place.at(tmp_path).gate(place.unchanged, target_python=target_python)
-    assert gate.target_problems == []
-    gate.close()

@@ -1,0 +1,60 @@
+"""fixtures/subject.py: an exported file is measured only if it is what the gate published for the case."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fixtures.cases import Case
+from fixtures.errors import InputError
+from fixtures.spec import Dtype
+from fixtures.subject import Sources, require_exported
+from fixtures.weights.bundle import Bundle, Weights
+from meta_tests.exports import RAFT, Published, published
+
+
+@pytest.fixture
+def raft(bundle_root: Path, tmp_path: Path) -> Published:
+    """The exported RAFT in a folder to do damage to."""
+    return published(bundle_root, RAFT).copy(tmp_path / "onnx")
+
+
+def refusal(place: Published, bundle: Bundle, dtype: Dtype = "fp32") -> str:
+    """Why the file is not measured: a message that names the file and how to make it."""
+    with pytest.raises(InputError) as caught:
+        require_exported(Case(RAFT, 1, dtype, "onnxruntime"), Sources(bundle, place.folder))
+    assert str(caught.value).startswith(f"{place.file}: ")
+    assert "Export it: `pytest export_tests" in str(caught.value)
+    return str(caught.value)
+
+
+def test_published_file_is_that_of_its_case(raft: Published, bundle_root: Path) -> None:
+    record = require_exported(Case(RAFT, 1, "fp32", "onnxruntime"), Sources(Bundle(bundle_root), raft.folder))
+    assert record.weights.sha256 == raft.weights.sha256
+
+
+def test_missing_file_is_refused(raft: Published, bundle_root: Path) -> None:
+    raft.file.unlink()
+    assert "file=missing, expected an exported file." in refusal(raft, Bundle(bundle_root))
+
+
+def test_file_changed_by_one_byte_is_refused(raft: Published, bundle_root: Path) -> None:
+    content = bytearray(raft.file.read_bytes())
+    content[len(content) // 2] ^= 1
+    raft.file.unlink()
+    raft.file.write_bytes(content)
+    assert "sha256=another, expected the " in refusal(raft, Bundle(bundle_root))
+
+
+def test_file_of_another_precision_class_is_refused(raft: Published, bundle_root: Path) -> None:
+    message = refusal(raft, Bundle(bundle_root), "fp16")
+    assert re.search("=fp32, expected fp16 for raft_small_128-b1-fp16-onnxruntime", message)
+    assert "Export it: `pytest export_tests --dtype fp16` with the same --spec and --onnx-dir." in message
+
+
+def test_file_of_other_weights_is_refused(raft: Published, bundle_root: Path) -> None:
+    bundle = Bundle(bundle_root)
+    bundle.remember(Weights(raft.weights.path, raft.weights.name, "0" * 64, synthetic=True))
+    assert f"weights=others, expected those of {raft.weights.name}." in refusal(raft, bundle)
