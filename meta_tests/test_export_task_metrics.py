@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fixtures.export.parity import FLOORS
+from fixtures.export.accuracy import FLOORS
 from fixtures.export.task_metrics import TASK_METRICS, depth_rank_distance, flow_end_point_error_px
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fixtures.export import verdicts
-from fixtures.export.parity import FLOORS
+from fixtures.export.accuracy import FLOORS
 from fixtures.records import InputParity, ParityRecord
 from meta_tests.test_export_parity import NAMES, MadeUp, judged
 
