@@ -141,8 +141,8 @@ def damaged(text: str, *place: str, value: object) -> str:
         ("files", NAME, "sha256", 7),
         ("files", NAME, "seconds", float("nan")),
         ("files", NAME, "precision", "int8"),
-        ("files", NAME, "note", "a key of somebody else"),
-        ("author", "somebody else"),
+        ("files", NAME, "note", "a key of another program"),
+        ("author", "another program"),
     ],
     ids=lambda place: ".".join(map(str, place)),
 )
