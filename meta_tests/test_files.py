@@ -96,7 +96,7 @@ def test_lock_is_refused_with_the_name_of_its_holder(tmp_path: Path) -> None:
     assert holder is not None
     assert (holder.pid, holder.host) == (process.pid, socket.gethostname())
     assert f"process {process.pid} on {socket.gethostname()} since 20" in str(refused.value)
-    assert "pytest" in holder.command or "execnet" in holder.command
+    assert "python" in holder.command, "of pytest, or of one of its workers"
     assert not lock.exists(), "removed when it was released"
     with held_alone(lock):
         pass
