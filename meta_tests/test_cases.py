@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fixtures.cases import cases_of
+from fixtures.cases import cases_of, exports_of
 from fixtures.spec import load_spec
 from meta_tests.conftest import ROOT
 
@@ -35,3 +35,10 @@ def test_frames_have_the_size_of_the_branch_unless_the_spec_names_another(small_
     small_spec.write_text(text)
     sizes = {case.variant.name: case.variant.frame_size for case in cases_of(load_spec(small_spec))}
     assert sizes == {"midas_small_64": (720, 1280), "raft_small_128": (128, 128)}
+
+
+def test_dtype_of_the_command_line_comes_before_that_of_a_variant_and_of_the_spec(small_spec: Path) -> None:
+    small_spec.write_text(small_spec.read_text().replace("height: 64", "dtype: tf32, height: 64"))
+    spec = load_spec(small_spec)
+    assert [export.dtype for export in exports_of(spec)] == ["tf32", "tf32", "fp32", "fp32"]
+    assert {export.dtype for export in exports_of(spec, dtype="fp16")} == {"fp16"}
