@@ -18,7 +18,7 @@ from fixtures.records import FileRecord
 from fixtures.spec import SIZE_KEYS, Dtype, Frame, Serving, Variant
 from fixtures.triton.branches import ServedBranch
 from meta_tests.exports import MIDAS, RAFT
-from meta_tests.test_manifest import record
+from meta_tests.file_records import record
 
 DPT = Variant(name="midas_hybrid_64", family="midas", model="DPT_Hybrid", height=64, width=96)
 

@@ -1,4 +1,4 @@
-"""The manifest vouches for files that passed their gate and are still the same, and loses no entry."""
+"""fixtures/manifest.py: files are refused that have no entry, failed their gate or were changed; no entry is lost."""
 
 from __future__ import annotations
 
@@ -12,39 +12,14 @@ import pytest
 from fixtures.errors import InputError
 from fixtures.manifest import MANIFEST, enter, published, read_manifest
 from fixtures.measure.fork_server import fork_server
-from fixtures.records import FileRecord, Manifest, ParityRecord, PlacementRecord, WeightsRecord
+from fixtures.records import Manifest, ParityRecord, PlacementRecord
 from meta_tests.conftest import HANGS_S
+from meta_tests.file_records import PASSED, record
 
 PROCESSES, ENTRIES = 6, 5
 NAME = "midas/model.onnx"
 
-PASSED = ParityRecord(provider="cpu", dtype="fp32", passed=True, inputs=())
 FAILED = ParityRecord(provider="cuda", dtype="tf32", passed=False, inputs=())
-
-
-def record(sha256: str = "0" * 64, **changes: Any) -> FileRecord:
-    facts: dict[str, Any] = {
-        "sha256": sha256,
-        "size_bytes": 7,
-        "variant": "v",
-        "family": "midas",
-        "model": "MiDaS_small",
-        "height": 64,
-        "width": 96,
-        "batch": 1,
-        "precision": "fp32",
-        "weights": WeightsRecord(sha256="1" * 64, synthetic=True),
-        "inputs": (),
-        "outputs": (),
-        "opsets": {"": 18},
-        "ir_version": 10,
-        "triton": "24.08",
-        "producers": {"torch": "2"},
-        "parity": (PASSED,),
-        "placement": None,
-        "seconds": 1.0,
-    }
-    return FileRecord(**facts | changes)
 
 
 @pytest.fixture
@@ -57,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_published_is_vouched_for(folder: Path) -> None:
+def test_record_of_an_unchanged_file_is_returned(folder: Path) -> None:
     assert published(folder, NAME) == read_manifest(folder).files[NAME]
 
 
@@ -112,7 +87,7 @@ def test_an_entry_that_says_failed_is_refused(folder: Path, changes: dict[str, A
     assert says in refusal(folder)
 
 
-def test_weights_beside_a_file_are_vouched_for_too(folder: Path) -> None:
+def test_changed_weights_beside_a_file_are_refused(folder: Path) -> None:
     data = folder / "midas" / "model.onnx.data"
     data.write_bytes(b"weights")
     digests = {data.name: hashlib.sha256(b"weights").hexdigest()}

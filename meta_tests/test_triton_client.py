@@ -32,6 +32,8 @@ def test_answers_are_those_of_local_files(small_server: SmallServer, name: str) 
             fused = client.infer(branch.models["fused"], frames_of(branch))
         assert answers[0].shape == branch.outputs[0].shape
         assert answers[0].dtype == np.float32
+        if protocol == "grpc+shm":  # the region is gone: to read a view of it would end this process
+            assert all(answer.flags.owndata for answer in (*answers, fused))
         for answer, local in zip((*answers, fused), (*expected, expected[0]), strict=True):
             assert difference(answer, local) < SAME, protocol
 

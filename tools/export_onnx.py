@@ -1,8 +1,8 @@
-"""Export one branch as ONNX, judge it, and publish it with its entry in manifest.json; exit 1 if the gate fails.
+"""Export one branch as ONNX and publish it with its entry in manifest.json; exit code 1 if the gate fails.
 
 python -m tools.export_onnx --family midas --model DPT_Hybrid --height 384 --width 384 --out FILE --models-root DIR
 
-The same code and the same gate as `pytest export_tests`, for one file.
+Code and gate are those of `pytest export_tests`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OF_THE_VARIANT = ("family", "model", "tower", "height", "width", "duration_s", 
 
 
 def main() -> int:
-    """Parse the command line, export, say what was published or why not."""
+    """Export one branch and print what was published; returns the exit code."""
     arguments = _parsed()
     setup = _setup(arguments)
     export = exports_of(setup.spec)[0]
