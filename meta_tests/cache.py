@@ -113,6 +113,7 @@ def _make(recipe: Recipe) -> None:
         recipe.make(content)
         digests = {name: sha256_of(content / name) for name in _state(content)}
         (beside / _DIGESTS).write_text(json.dumps(digests, indent=1))
+    _verified[recipe.folder] = _state(recipe.folder / _CONTENT)
 
 
 def _is_whole(folder: Path) -> bool:

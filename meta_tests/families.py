@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fixtures.cases import Export, exports_of
@@ -105,15 +106,24 @@ class Families:
         """What the sessions did."""
         return Sealed(**json.loads((self.folder / "sealed.json").read_text()))
 
+    @cached_property
+    def _bundle(self) -> Bundle:
+        """One for all tests, because it reads each checkpoint for its digest once."""
+        return Bundle(self.models_root)
+
+    @cached_property
+    def _exports(self) -> dict[str, Export]:
+        spec = resolved(load_spec(self.spec), self._bundle)
+        return {export.variant.name: export for export in exports_of(spec)}
+
     def export(self, name: str) -> Export:
         """The export of a variant."""
-        spec = resolved(load_spec(self.spec), Bundle(self.models_root))
-        return next(export for export in exports_of(spec) if export.variant.name == name)
+        return self._exports[name]
 
     def published(self, name: str) -> Published:
         """The file of a variant with all that judges another one in its place."""
-        export, bundle = self.export(name), Bundle(self.models_root)
-        weights = bundle.weights(locate_checkpoint(export.variant, bundle))
+        export = self.export(name)
+        weights = self._bundle.weights(locate_checkpoint(export.variant, self._bundle))
         return Published(export, reference_of(self.models_root, export.variant), weights, self.onnx_dir)
 
 

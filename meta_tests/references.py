@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +66,16 @@ class StoredReference(Reference):
                 tensors.update(tensor.tobytes())
         return {
             "variant": self.variant.model_dump(mode="json"),
-            "weights": sha256_of(self._checkpoint),
+            "weights": _digest_of(self._checkpoint, self._checkpoint.stat().st_mtime_ns),
             "inputs": tensors.hexdigest(),
             "noise": self._noise,
         }
+
+
+@cache
+def _digest_of(checkpoint: Path, _changed_ns: int) -> str:
+    """sha256 of a checkpoint, which is read once in a process until its time of change differs."""
+    return sha256_of(checkpoint)
 
 
 def _save(folder: Path, outputs: list[Array64]) -> None:

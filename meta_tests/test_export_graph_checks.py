@@ -13,7 +13,7 @@ from onnx.external_data_helper import set_external_data
 
 from fixtures.export.graph_checks import graph_problems
 from fixtures.export.interface import Interface
-from fixtures.onnx_files import external_data_files
+from fixtures.onnx_files import facts_of
 from fixtures.records import TensorRecord
 from fixtures.target import target_of
 
@@ -324,7 +324,7 @@ def test_weight_of_a_constant_node_may_lie_beside_the_file(path: Path) -> None:
     node.attribute[0].t.ClearField("raw_data")
     content = model(node, helper.make_node("Add", ["given", "weight"], ["answer"]))
     assert problems(path, content) == []
-    assert external_data_files(path) == [path.with_name("model.data")]
+    assert facts_of(path).data_files == (path.with_name("model.data"),)
 
 
 def branches_with_external_data(location: str) -> onnx.ModelProto:
@@ -346,7 +346,7 @@ def branches_with_external_data(location: str) -> onnx.ModelProto:
 def test_missing_weights_of_a_subgraph_are_refused(path: Path) -> None:
     content = branches_with_external_data("weights.data")
     assert problems(path, content)[0] == ("external data of weight: weights.data=missing, expected beside model.onnx")
-    assert external_data_files(path) == [path.with_name("weights.data")]
+    assert facts_of(path).data_files == (path.with_name("weights.data"),)
     assert (
         "location=/etc/hostname, expected a file beside model.onnx"
         in problems(path, branches_with_external_data("/etc/hostname"))[0]

@@ -27,9 +27,15 @@ CLASSES: list[Dtype] = ["fp32", "tf32", "fp16"]
 
 
 @cache
-def yardstick(root: Path, variant: Variant, dtype: Dtype) -> Yardstick:
+def yardstick(root: Path, variant: Variant) -> Yardstick:
     content = replace(CONTENT, models_root=root)
-    return Yardstick.of(variant, locate_checkpoint(variant, Bundle(root)), content, ("cpu", dtype))
+    return Yardstick.of(variant, locate_checkpoint(variant, Bundle(root)), content, ("cpu", "fp32"))
+
+
+def judge_of(root: Path, variant: Variant, dtype: Dtype = "fp32", ceiling: float | None = None) -> OutputJudge:
+    """A judge of one case; on a CPU the truth of all classes is the same."""
+    own = replace(yardstick(root, variant), dtype=dtype, variant=variant.model_copy(update={"ceiling": ceiling}))
+    return OutputJudge(own, "the case", BATCH)
 
 
 @pytest.fixture(scope="module", params=[MIDAS, RAFT], ids=["midas", "raft"])
@@ -47,7 +53,7 @@ def test_right_outputs_pass_in_every_class(
     bundle_root: Path, outputs: tuple[Variant, list[Tensor]], dtype: Dtype
 ) -> None:
     variant, right = outputs
-    judge = OutputJudge(yardstick(bundle_root, variant, dtype), "the case", BATCH)
+    judge = judge_of(bundle_root, variant, dtype)
     for index, output in enumerate(right):
         judge.judge(index, output)
     assert judge.worst is not None
@@ -59,7 +65,7 @@ def test_output_times_1_02_is_refused_in_every_class(
     bundle_root: Path, outputs: tuple[Variant, list[Tensor]], dtype: Dtype
 ) -> None:
     variant, right = outputs
-    judge = OutputJudge(yardstick(bundle_root, variant, dtype), "the case", BATCH)
+    judge = judge_of(bundle_root, variant, dtype)
     with pytest.raises(
         WrongOutputError, match=r"the case: output for photograph 0 in row 0 of input set 0: error=0.02"
     ):
@@ -71,7 +77,7 @@ def test_row_of_another_item_is_refused_in_every_class(
     bundle_root: Path, outputs: tuple[Variant, list[Tensor]], dtype: Dtype
 ) -> None:
     variant, right = outputs
-    judge = OutputJudge(yardstick(bundle_root, variant, dtype), "the case", BATCH)
+    judge = judge_of(bundle_root, variant, dtype)
     swapped = right[0][[0, 2, 1]]
     with pytest.raises(WrongOutputError, match=r"in row 1 of input set 0: .*; largest difference .* at \[") as refused:
         judge.judge(0, swapped)
@@ -85,7 +91,7 @@ def test_output_that_is_not_finite_is_refused(
     variant, right = outputs
     broken = right[0].clone()
     broken.view(-1)[-1] = value
-    judge = OutputJudge(yardstick(bundle_root, variant, "fp16"), "the case", BATCH)
+    judge = judge_of(bundle_root, variant, "fp16")
     with pytest.raises(WrongOutputError, match="in row 2 of input set 0"):
         judge.judge(0, broken)
 
@@ -93,8 +99,7 @@ def test_output_that_is_not_finite_is_refused(
 def test_soft_yardstick_judges_nothing(bundle_root: Path, outputs: tuple[Variant, list[Tensor]]) -> None:
     """Only where torch's own error is asked for: an output within the floor needs no budget."""
     variant, right = outputs
-    soft = variant.model_copy(update={"ceiling": 1e-12})
-    judge = OutputJudge(yardstick(bundle_root, soft, "fp32"), "the case", BATCH)
+    judge = judge_of(bundle_root, variant, ceiling=1e-12)
     with pytest.raises(WrongOutputError, match="cannot judge: torch itself is"):
         judge.judge(0, right[0] * (1 + 1.5e-6))
 

@@ -1,10 +1,10 @@
-"""fixtures/onnx_files.py: what an ONNX file says of itself without being run."""
+"""fixtures/onnx_files.py: versions and external data of a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fixtures.onnx_files import external_data_files, opsets
+from fixtures.onnx_files import FileFacts, facts_of
 from meta_tests.test_export_graph_checks import contrib_opset, model, with_weights_beside
 
 
@@ -12,11 +12,10 @@ def test_versions_are_read_from_the_file(tmp_path: Path) -> None:
     content, path = model(), tmp_path / "model.onnx"
     contrib_opset(content)
     path.write_bytes(content.SerializeToString())
-    assert opsets(path) == ({"": 18, "com.microsoft": 2}, 10)
-    assert external_data_files(path) == []
+    assert facts_of(path) == FileFacts({"": 18, "com.microsoft": 2}, 10, ())
 
 
 def test_files_with_weights_are_named_even_if_they_are_gone(tmp_path: Path) -> None:
     data = with_weights_beside(tmp_path / "model.onnx")
     data.unlink()
-    assert external_data_files(tmp_path / "model.onnx") == [data]
+    assert facts_of(tmp_path / "model.onnx").data_files == (data,)
