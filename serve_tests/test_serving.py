@@ -50,13 +50,13 @@ def test_golden_frames(branch: ServedBranch, serving: ServeSession, protocol: Se
     if protocol == "grpc+shm" and serving.own_server is None:
         pytest.skip("needs a server on this machine; TRITON_HTTP_URL may name another machine")
     gate = serving.gate(branch)
-    models = [branch.models["ensemble"], *([branch.models["fused"]] if serving.has_fused(branch) else [])]
+    models = [branch.requested, *([branch.models["fused"]] if serving.has_fused(branch) else [])]
     with open_client(serving.server.endpoint, protocol) as client:
         answers = [gate.evaluate(partial(client.infer, model)) for model in models]
     for model, evaluation in zip(models, answers, strict=True):
         if problems := gate.problems_of(evaluation):
             pytest.fail(f"{model.name} over {protocol}:\n" + "\n".join(problems), pytrace=False)
-    kind = serving.live.kind(branch.models["model"].name)
+    kind = serving.live.kind(branch.computing.name)
     serving.waterfalls[f"{branch.name} over {protocol}"] = gate.waterfall(f"Triton ({kind})", answers[0].outputs)
 
 
@@ -66,7 +66,7 @@ def test_wrong_requests_are_refused(
     branch: ServedBranch, serving: ServeSession, protocol: ServedProtocol, wrong: str
 ) -> None:
     """The message names the model or the input, and the server answers the next request as before."""
-    model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
+    model, frames = branch.requested, serving.input_sets(branch)[0]
     if wrong == "NCHW" and branch.normalization is None:
         pytest.skip(f"needs frames; {branch.name} has none")
     with open_client(serving.server.endpoint, protocol) as client:
@@ -83,7 +83,7 @@ def test_wrong_requests_are_refused(
 @pytest.mark.parametrize("extra_mib", [1, 64])
 def test_an_oversized_body_is_refused(branch: ServedBranch, serving: ServeSession, extra_mib: int) -> None:
     """A body longer than its frames gets a client error, and the server answers the next request."""
-    model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
+    model, frames = branch.requested, serving.input_sets(branch)[0]
     header, body = _http_request(model, frames)
     status, answer = _post(serving, model, header, body + b"\0" * (extra_mib * MIB))
     assert HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR, answer
@@ -94,7 +94,7 @@ def test_an_oversized_body_is_refused(branch: ServedBranch, serving: ServeSessio
 
 def test_every_answer_is_that_of_its_request(branch: ServedBranch, serving: ServeSession) -> None:
     """Eight clients at once: no answer belongs to another request, and the server's memory does not grow."""
-    model, sets = branch.models["ensemble"], serving.input_sets(branch)
+    model, sets = branch.requested, serving.input_sets(branch)
     with open_client(serving.server.endpoint, "http") as client:
         expected = [client.infer(model, frames).astype(np.float64) for frames in sets]
     tolerance = FLOORS[branch.export.dtype]
@@ -121,7 +121,7 @@ def test_every_answer_is_that_of_its_request(branch: ServedBranch, serving: Serv
 
 def test_reload(branch: ServedBranch, serving: ServeSession) -> None:
     """An unloaded branch is refused with a message that names it; reloaded, it answers as before."""
-    model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
+    model, frames = branch.requested, serving.input_sets(branch)[0]
     with open_client(serving.server.endpoint, "http") as client:
         before = client.infer(model, frames)
         try:
@@ -140,7 +140,7 @@ def test_restart(branch: ServedBranch, serving: ServeSession) -> None:
     server = serving.own_server
     if server is None:
         pytest.skip("needs a server that this run started; TRITON_HTTP_URL names another one")
-    model, frames = branch.models["ensemble"], serving.input_sets(branch)[0]
+    model, frames = branch.requested, serving.input_sets(branch)[0]
     with open_client(server.endpoint, "http") as client:
         before = client.infer(model, frames)
     serving.restart()
