@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -47,3 +48,9 @@ budgets = st.fixed_dictionaries(
 def candidates_of(cases: Sequence[CaseSummary]) -> list[Candidate]:
     """The rows that may win."""
     return screened(cases, MACHINE, {}, False)[0]
+
+
+def competing(cases: Sequence[CaseSummary], budget: Mapping[str, Any]) -> list[CaseSummary]:
+    """The rows that may be deployed: of a branch with a row of ONNX Runtime, those rows alone."""
+    served = {case.variant for case in cases if case.runtime == "onnxruntime" and "runtimes" not in budget}
+    return [case for case in cases if case.runtime == "onnxruntime" or case.variant not in served]

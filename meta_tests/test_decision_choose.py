@@ -15,7 +15,7 @@ from fixtures.decision.choose import least_cost
 from fixtures.errors import InputError
 from fixtures.records import Candidate, CaseSummary
 from fixtures.spec.budget import Budget
-from meta_tests.decision_runs import budgets, candidates_of, runs
+from meta_tests.decision_runs import budgets, candidates_of, competing, runs
 from meta_tests.runs import MACHINE, bounds, choice_of, chosen, ladder, row, run_of
 
 SIZES = (128, 192, 256, 384, 512)
@@ -161,7 +161,8 @@ def test_chosen_branches_keep_the_budget_and_no_feasible_row_costs_3_percent_les
     cases: list[CaseSummary], budget: dict[str, Any]
 ) -> None:
     role, places = choice_of(*cases, **budget), Budget(**budget).places
-    feasible = [one for one in candidates_of(cases) if not breaches(one, Budget(**budget))]
+    candidates = candidates_of(competing(cases, budget))
+    feasible = [one for one in candidates if not breaches(one, Budget(**budget))]
     assert bool(role.branches) is bool(feasible)
     assert len(role.branches) <= len(places)
     assert [branch.place for branch in role.branches] == [
@@ -194,11 +195,38 @@ def test_row_of_a_runtime_that_triton_serves_is_served_itself(runtime: str) -> N
     assert (branch.servable, branch.served, branch.served_reason) == ("same", branch.candidate, None)
 
 
-def test_branch_of_another_runtime_is_served_by_its_best_servable_row() -> None:
+def test_row_that_triton_cannot_serve_is_for_comparison_alone() -> None:
     best, other = row(runtime="onnxruntime", batch=8, p50=24), row(runtime="onnxruntime", p50=9)
-    (branch,) = choice_of(row(p50=1, runtime="torch-compile"), other, best).branches
+    compiled, eager = row(p50=1, runtime="torch-compile"), row(p50=4.5)
+    role = choice_of(compiled, row(p50=2, runtime="torch-compile", batch=1, id="slower"), eager, other, best)
+    (branch,) = role.branches
+    assert (branch.servable, branch.candidate.case_id) == ("same", best.id)
+    assert [(one.runtime, one.case_id) for one in branch.references] == [
+        ("torch-compile", compiled.id),
+        ("torch", eager.id),
+    ]
+    assert [one.ratio for one in branch.references] == pytest.approx([1 / 3, 1.5])
+    assert bounds(role)[compiled.id] == "not_servable"
+    reason = next(one.reason for one in role.rejected if one.case_id == compiled.id)
+    assert "1 ms a frame, 0.33 times the 3 ms a frame of onnxruntime in fp16 at batch 8" in reason
+    assert "Triton does not run torch-compile" in reason
+
+
+def test_reference_that_alone_keeps_the_budget_is_not_deployed() -> None:
+    role = choice_of(row(p50=1, runtime="torch-compile"), row(runtime="triton", p50=30), p95_ms=20)
+    assert (role.branches, set(bounds(role).values())) == ((), {"p95_ms", "not_servable"})
+    assert role.nearest_miss is not None
+    assert role.nearest_miss.case_id == row(runtime="triton").id
+
+
+BOTH = ("torch-compile", "onnxruntime", "triton")
+
+
+def test_runtimes_that_a_budget_names_compete_and_the_best_servable_row_is_named() -> None:
+    best, other = row(runtime="onnxruntime", batch=8, p50=24), row(runtime="onnxruntime", p50=9)
+    (branch,) = choice_of(row(p50=1, runtime="torch-compile"), other, best, runtimes=BOTH).branches
     assert branch.served is not None
-    assert (branch.servable, branch.served.case_id) == ("other_row", best.id)
+    assert (branch.servable, branch.served.case_id, branch.references) == ("other_row", best.id, ())
     assert branch.served_reason is not None
     assert "onnxruntime in fp16 at batch 8 costs 3 ms a frame, 3.0 times the 1 ms a frame" in branch.served_reason
 
@@ -210,7 +238,8 @@ def test_triton_does_not_serve_onnxruntime_graph() -> None:
 
 
 def test_servable_row_that_breaks_the_budget_is_not_served() -> None:
-    (branch,) = choice_of(row(p50=1, runtime="torch-compile"), row(runtime="triton", p50=30), p95_ms=20).branches
+    cases = row(p50=1, runtime="torch-compile"), row(runtime="triton", p50=30)
+    (branch,) = choice_of(*cases, p95_ms=20, runtimes=BOTH).branches
     assert (branch.servable, branch.served) == ("over_budget", None)
 
 

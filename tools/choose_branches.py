@@ -61,6 +61,9 @@ def _in_words(choice: Choice) -> Iterator[str]:
 def _role_in_words(role: RoleChoice) -> Iterator[str]:
     for branch in role.branches:
         yield f"{branch.place}: {branch.reason}"
+        if branch.references:
+            rows = ", ".join(f"{row.runtime}: {row.ratio:.2f} ×" for row in branch.references)
+            yield f"{branch.place}: for comparison, not on Triton: {rows}"
         if branch.served_reason:
             yield f"{branch.place}: served: {branch.served_reason}"
     if not role.branches:
