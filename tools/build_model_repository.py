@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from fixtures.cases import Export, exports_of
+from fixtures.cases import Export, served_exports_of
 from fixtures.decision.deployment import chosen_exports
 from fixtures.errors import InputError
 from fixtures.spec import MAX_FRAME, Dtype, Frame, Spec, load_spec
@@ -82,7 +82,7 @@ def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], 
 def _wanted(spec: Spec, arguments: argparse.Namespace) -> list[Export]:
     """The exports of the spec, at the batches of `--batch` if given; or those of a choice."""
     if arguments.choice is None:
-        return _with_batches(exports_of(spec, arguments.dtype), arguments.batch)
+        return _with_batches(served_exports_of(spec, arguments.dtype), arguments.batch)
     return chosen_exports(arguments.choice, spec, {"--batch": arguments.batch, "--dtype": arguments.dtype})
 
 

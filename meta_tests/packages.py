@@ -1,0 +1,69 @@
+"""A small AOTInductor package, compiled once for all tests and kept in the cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from fixtures.cases import Export
+from fixtures.export.gate import Gate, GateSettings, Make
+from fixtures.spec import Variant
+from fixtures.subject import locate_checkpoint
+from fixtures.weights.bundle import Bundle
+from meta_tests.cache import Recipe, view
+from meta_tests.exports import Published, reference_of
+
+TINY = Variant(name="midas_small_64", family="midas", model="MiDaS_small", height=64, width=64)
+PACKAGE = "midas/midas_small_64.pt2"
+
+
+@cache
+def published_package(bundle_root: Path) -> Published:
+    """TINY as a package for this machine's CPU, which has passed its gate."""
+    export = Export(TINY, 1, "fp32", format="aoti")
+    weights = Bundle(bundle_root).weights(locate_checkpoint(TINY, Bundle(bundle_root)))
+    reference = reference_of(bundle_root, TINY)
+
+    def make(folder: Path) -> None:
+        gate = Gate(export, reference, weights, GateSettings(folder, export.file, "24.08", False, None, ""))
+        gate.publish()
+        gate.close()
+
+    given = {"variant": TINY.model_dump(mode="json"), "weights": [weights.name, weights.sha256, weights.synthetic]}
+    recipe = Recipe("package", given, (__name__,), make)
+    return Published(export, reference, weights, view(recipe, bundle_root.parent / recipe.folder.name))
+
+
+def changed_members(package: Path, change: Callable[[str, bytes], bytes]) -> Make:
+    """What writes a package anew, each member of its archive changed, with a right checksum."""
+
+    def make(_export: object, _weights: object, path: Path) -> None:
+        with zipfile.ZipFile(package) as old, zipfile.ZipFile(path, "w") as new:
+            for member in old.infolist():
+                new.writestr(member, change(member.filename, old.read(member)))
+
+    return make
+
+
+def changed_metadata(package: Path, changes: Mapping[str, str]) -> Make:
+    """What writes a package that says something else of itself."""
+
+    def change(name: str, content: bytes) -> bytes:
+        return json.dumps({**json.loads(content), **changes}).encode() if name.endswith("metadata.json") else content
+
+    return changed_members(package, change)
+
+
+def cut(package: Path, length: int) -> Make:
+    """What writes the first bytes of a package."""
+
+    def make(_export: object, _weights: object, path: Path) -> None:
+        shutil.copyfile(package, path)
+        with path.open("r+b") as file:
+            file.truncate(length)
+
+    return make

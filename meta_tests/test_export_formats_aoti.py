@@ -1,0 +1,216 @@
+"""fixtures/export/formats/aoti.py and fixtures/packages.py: a package passes its gate, and no other one does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fixtures.cases import Case, Export
+from fixtures.errors import InputError
+from fixtures.export.gate import Gate, GateSettings, Make
+from fixtures.export.reference import Reference
+from fixtures.manifest import enter, published, read_manifest
+from fixtures.packages import open_package, platform_here, tensors_text
+from fixtures.records import TensorRecord
+from fixtures.runtimes import runtime_class
+from fixtures.subject import Sources, device_inputs, require_exported
+from fixtures.triton.branches import served_branch
+from fixtures.triton.config import configs
+from fixtures.triton.repository import write_repository
+from fixtures.weights.bundle import Bundle
+from meta_tests.exports import Published
+from meta_tests.loading import CONTENT, torch_subject
+from meta_tests.packages import PACKAGE, TINY, changed_members, changed_metadata, cut, published_package
+
+CPU = torch.device("cpu")
+CASE = Case(TINY, 1, "fp32", "torch-aoti")
+SOME_BYTES = 4096  # of weights: enough to be found once in the package
+
+
+@pytest.fixture(scope="module")
+def package(bundle_root: Path) -> Published:
+    """The package that has passed; tests of one worker share it."""
+    return published_package(bundle_root)
+
+
+def sources(package: Published, bundle_root: Path) -> Sources:
+    return Sources(Bundle(bundle_root), package.folder)
+
+
+# --- passes ---
+
+
+def test_record_says_what_a_package_was_compiled_for(package: Published) -> None:
+    record = published(package.folder, PACKAGE)
+    assert (record.format, record.platform, record.precision) == ("aoti", platform_here(CPU), "fp32")
+    assert record.inputs == (TensorRecord(name="INPUT__0", dtype="UINT8", shape=(1, 64, 64, 3)),)
+    assert record.outputs == (TensorRecord(name="OUTPUT__0", dtype="FLOAT", shape=(1, 64, 64)),)
+    assert [(one.provider, one.dtype, one.passed) for one in record.parity] == [("cpu", "fp32", True)]
+    assert [hop.hop for hop in record.waterfall] == ["torch float64", "torch fp32 on cpu", "package fp32 on cpu"]
+    assert (record.opsets, record.ir_version, record.placement) == ({}, None, None)
+
+
+def test_runtime_answers_as_the_torch_module(package: Published, bundle_root: Path) -> None:
+    runtime = runtime_class("torch-aoti")
+    subject = runtime.load_subject(CASE, CPU, sources(package, bundle_root))
+    (inputs, other) = device_inputs(subject, CASE, replace(CONTENT, models_root=bundle_root), 2)
+    module = torch_subject(TINY, "fp32", CPU, Bundle(bundle_root)).module
+    with runtime(subject, [inputs, other]) as running, torch.inference_mode():
+        torch.testing.assert_close(running.infer(1), module(*other), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(running.infer(0), module(*inputs), rtol=1e-4, atol=1e-4)
+
+
+# --- the gate refuses ---
+
+
+def refused_by(package: Published, make: Make, reference: Reference | None = None, batch: int = 1) -> str:
+    """What the gate says of what `make` writes in the place of a package; nothing is published."""
+    folder = package.folder.parent / "refused"
+    export = replace(package.export, batch=batch)
+    settings = GateSettings(folder, export.file, "24.08", False, None, "pytest -k this")
+    gate = Gate(export, reference or package.reference, package.weights, settings, make)
+    try:
+        problems = gate.graph_problems or gate.parity_problems("cpu", "fp32")
+        assert gate.graph_problems or problems
+        assert not (folder / export.file).exists()
+    finally:
+        gate.close()
+    return "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("torch", "2.4.1"),
+        ("architecture", "sm_70"),
+        ("device", "cuda"),
+        ("weights_sha256", "0" * 64),
+        ("precision", "fp16"),
+        ("outputs", tensors_text((TensorRecord(name="OUTPUT__0", dtype="FLOAT", shape=(1, 32, 32)),))),
+    ],
+)
+def test_package_of_something_else_is_refused(package: Published, key: str, value: str) -> None:
+    said = refused_by(package, changed_metadata(package.file, {key: value}))
+    assert said.startswith(f"{key}={value}, expected "), said
+
+
+def test_package_of_another_batch_is_refused(package: Published) -> None:
+    said = refused_by(package, package.unchanged, batch=2)
+    assert 'inputs=[["INPUT__0", "UINT8", 1, 64, 64, 3]], expected [["INPUT__0", "UINT8", 2, 64, 64, 3]]' in said
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.999])
+def test_truncated_package_is_refused(package: Published, part: float) -> None:
+    said = refused_by(package, cut(package.file, int(part * package.file.stat().st_size)))
+    assert said.startswith("content=no AOTInductor package (")
+
+
+def test_flipped_bit_is_refused(package: Published) -> None:
+    def flip(_export: object, _weights: object, path: Path) -> None:
+        content = bytearray(package.file.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    assert refused_by(package, flip).startswith("checksum of ")
+
+
+def test_package_with_a_changed_weight_is_refused(package: Published, bundle_root: Path) -> None:
+    """One weight 10% larger, in an archive that is whole: only its answers can tell."""
+    module = torch_subject(TINY, "fp32", CPU, Bundle(bundle_root)).module
+    weight = next(value for name, value in module.named_parameters() if name.endswith("conv_pw.weight"))
+    old = weight.detach().numpy().tobytes()[:SOME_BYTES]
+    new = (np.frombuffer(old, np.float32) * np.float32(1.1)).tobytes()
+    found = []
+
+    def change(name: str, content: bytes) -> bytes:
+        found.append(content.count(old))
+        return content.replace(old, new)
+
+    said = refused_by(package, changed_members(package.file, change))
+    assert sum(found) == 1, "the weight stands in the package once"
+    assert "expected at most" in said
+
+
+def test_package_with_another_preprocess_is_refused(package: Published, bundle_root: Path) -> None:
+    """The truth is of frames that were normalised otherwise: a mean that is 0.02 off."""
+    shifted = [
+        replace(given, tensors=tuple((tensor + 0.02 / 0.225).astype(np.float32) for tensor in given.tensors))
+        for given in package.reference.inputs
+    ]
+    checkpoint = bundle_root / package.weights.name
+    assert "expected at most" in refused_by(package, package.unchanged, Reference(TINY, checkpoint, shifted))
+
+
+# --- what was published is refused elsewhere ---
+
+
+@pytest.mark.parametrize(("key", "value"), [("torch", "2.4.1"), ("architecture", "arm64 neon"), ("device", "cuda")])
+def test_package_for_another_machine_is_refused(
+    package: Published, bundle_root: Path, tmp_path: Path, key: str, value: str
+) -> None:
+    copy = package.copy(tmp_path / "copy")
+    record = read_manifest(copy.folder).files[PACKAGE]
+    assert record.platform is not None
+    platform = record.platform.model_copy(update={key: value})
+    enter(copy.folder, PACKAGE, record.model_copy(update={"platform": platform}))
+    with pytest.raises(InputError, match=f"{PACKAGE}: {key}={value}, expected .*Export it again here"):
+        require_exported(CASE, sources(copy, bundle_root))
+
+
+def test_changed_package_is_refused(package: Published, bundle_root: Path, tmp_path: Path) -> None:
+    copy = package.copy(tmp_path / "copy")
+    content = copy.file.read_bytes()
+    copy.file.unlink()
+    copy.file.write_bytes(content + b"\0")
+    with pytest.raises(InputError, match="sha256=another"):
+        require_exported(CASE, sources(copy, bundle_root))
+
+
+def test_package_of_other_frames_is_refused(package: Published, bundle_root: Path) -> None:
+    frames = TINY.model_validate({**TINY.model_dump(), "frame": {"height": 90, "width": 160}})
+    with pytest.raises(InputError, match=r"input=\[1, 64, 64, 3\], expected \[1, 90, 160, 3\]"):
+        require_exported(replace(CASE, variant=frames), sources(package, bundle_root))
+
+
+# --- served ---
+
+
+def test_repository_serves_a_package_under_the_name_of_the_ensemble(package: Published, tmp_path: Path) -> None:
+    branch = served_branch(package.export, package.folder)
+    repository = write_repository(tmp_path / "repository", [branch], "cpu", fused=True)
+    assert sorted(repository.files) == ["midas_64/1/model.pt2", "midas_64/1/model.py", "midas_64/config.pbtxt"]
+    assert repository.files["midas_64/1/model.pt2"] == branch.record.sha256
+    assert repository.branches["midas_64"].models == {"package": "midas_64"}
+    # The contract of the ensemble: clients notice no difference.
+    assert branch.inputs == (TensorRecord(name="INPUT__0", dtype="UINT8", shape=(1, 64, 64, 3)),)
+    assert branch.outputs == (TensorRecord(name="OUTPUT__0", dtype="FLOAT", shape=(1, 64, 64)),)
+
+
+def test_configuration_names_what_the_package_needs(package: Published) -> None:
+    branch = served_branch(replace(package.export, dtype="fp32"), package.folder)
+    config = configs(branch, "cuda", fused=False)["midas_64"]
+    here = platform_here(CPU)
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert (config.backend, config.max_batch_size, list(config.instance_group[0].gpus)) == ("python", 0, [0])
+    assert parameters == {
+        "torch": here.torch,
+        "architecture": here.architecture,
+        "use_tf32": "0",
+        "FORCE_CPU_ONLY_INPUT_TENSORS": "no",
+    }
+
+
+def test_open_package_returns_one_float32_tensor(package: Published) -> None:
+    answer = open_package(package.file, CPU)(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    assert (answer.shape, answer.dtype) == ((1, 64, 64), torch.float32)
+
+
+def test_id_and_path_of_a_package_are_its_own() -> None:
+    onnx, aoti = (Export(TINY, 8, "fp16", format=one) for one in ("onnx", "aoti"))
+    assert (onnx.id, aoti.id) == ("midas_small_64-b8-fp16", "midas_small_64-b8-fp16-aoti")
+    assert (onnx.file, aoti.file) == ("midas/midas_small_64_b8.onnx", "midas/midas_small_64_b8.pt2")
+    assert onnx.branch == aoti.branch == "midas_64_b8"
