@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,15 @@ import pytest
 from onnx import helper, numpy_helper
 
 from fixtures.cases import Export
-from fixtures.errors import InputError
 from fixtures.export import exporter
 from fixtures.export.exporter import write_model
+from fixtures.onnx_files import facts_of
+from fixtures.onnx_session import open_session, run
 from fixtures.weights.bundle import Weights
 from meta_tests.exports import MIDAS
-from meta_tests.test_export_graph_checks import SHAPE, model
+from meta_tests.test_export_graph_checks import model
+
+WIDE = (1, 128)  # 512 bytes of weights: below 256 they stay inside
 
 
 @pytest.fixture
@@ -26,8 +28,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def exported_by_hand(_export: Export, _checkpoint: Path) -> onnx_ir.Model:
-    content = model(helper.make_node("Add", ["given", "weight"], ["answer"], name="add"))
-    content.graph.initializer.append(numpy_helper.from_array(np.ones(SHAPE, np.float32), "weight"))
+    content = model(helper.make_node("Add", ["given", "weight"], ["answer"], name="add"), shape=WIDE)
+    content.graph.initializer.append(numpy_helper.from_array(np.ones(WIDE, np.float32), "weight"))
     content.graph.node[0].doc_string = "/home/engineer/model.py"
     return onnx_ir.from_proto(content)
 
@@ -42,11 +44,14 @@ def test_file_names_its_origin_and_no_path_of_the_machine(path: Path, monkeypatc
     assert b"engineer" not in path.read_bytes()
 
 
-def test_weights_beyond_the_protobuf_limit_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asked", [True, False], ids=["on demand", "beyond the limit"])
+def test_weights_lie_beside_the_file(path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
     monkeypatch.setattr(exporter, "_exported", exported_by_hand)
-    monkeypatch.setattr(exporter, "_PROTOBUF_LIMIT", 8)
+    monkeypatch.setattr(exporter, "_PROTOBUF_LIMIT", 10**9 if asked else 8)
     weights = Weights(Path("checkpoint"), "checkpoint", "5" * 64, synthetic=True)
-    said = re.escape("midas_small_64-b1-fp32: weights=0.0 GiB: file=too large, expected less than 2 GiB")
-    with pytest.raises(InputError, match=said):
-        write_model(Export(MIDAS, 1, "fp32"), weights, path)
-    assert not path.exists()
+    write_model(Export(MIDAS, 1, "fp32"), weights, path, external_data=asked)
+    (data,) = facts_of(path).data_files
+    assert data == path.with_name("model.onnx.data")
+    np.testing.assert_array_equal(np.frombuffer(data.read_bytes(), np.float32), np.ones(WIDE, np.float32).ravel())
+    onnx.checker.check_model(path, full_check=True)
+    run(open_session(path, "cpu", "fp32"), (np.ones(WIDE, np.float32),))

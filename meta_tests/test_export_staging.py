@@ -36,3 +36,33 @@ def test_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
     staging.path("a.onnx").write_text("newer")
     with pytest.raises(InputError, match=r"a\.onnx: file=Is a directory, expected a path to write to\."):
         staging.publish(staging.path("a.onnx"))
+
+
+@pytest.mark.parametrize("stops_after", [0, 1, 2])
+def test_file_and_its_weights_are_never_a_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_after: int
+) -> None:
+    """Killed at any step, there are the old two, the new two, or no file that would read the weights."""
+    for name in ("a.onnx", "a.onnx.data"):
+        (tmp_path / name).write_text("older")
+    staging = Staging(tmp_path)
+    new = [staging.path(name) for name in ("a.onnx", "a.onnx.data")]
+    for path in new:
+        path.write_text("newer")
+    publish = staging.publish
+    moved: list[Path] = []
+
+    def killed(path: Path) -> Path:
+        if len(moved) == stops_after:
+            raise KeyboardInterrupt
+        moved.append(path)
+        return publish(path)
+
+    monkeypatch.setattr(staging, "publish", killed)
+    if stops_after < len(new):
+        with pytest.raises(KeyboardInterrupt):
+            staging.publish_together(new[0], new[1:])
+        assert not (tmp_path / "a.onnx").exists()
+    else:
+        staging.publish_together(new[0], new[1:])
+        assert [(tmp_path / name).read_text() for name in ("a.onnx", "a.onnx.data")] == ["newer", "newer"]

@@ -59,6 +59,7 @@ def _parsed() -> argparse.Namespace:
     dtype.add_argument("--dtype", default="fp32", help="precision class: fp32, tf32 or fp16 (default: fp32)")
     dtype.add_argument("--precision", dest="dtype", default=argparse.SUPPRESS, help="deprecated alias of --dtype")
     parser.add_argument("--out", type=Path, required=True, help="file to publish; manifest.json goes beside it")
+    parser.add_argument("--external-data", action="store_true", help="write the weights beside it, to FILE.data")
     parser.add_argument("--models-root", help="folder of the checkpoints (default: DP_MODELS_ROOT)")
     parser.add_argument("--weights", help="file under it, instead of the official name")
     parser.add_argument("--triton", default=target.OLDEST, help=f"release to export for (default: {target.OLDEST})")
@@ -111,6 +112,7 @@ def _publish(setup: Setup, export: Export, arguments: argparse.Namespace) -> Fil
         on_cuda=setup.device.type == "cuda",
         target_python=Path(arguments.target_python) if arguments.target_python else None,
         reproduce=shlex.join(["python", "-m", "tools.export_onnx", *sys.argv[1:]]),
+        external_data=arguments.external_data,
     )
     gate = Gate(export, reference, weights, settings)
     try:
