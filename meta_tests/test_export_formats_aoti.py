@@ -17,10 +17,13 @@ from fixtures.manifest import enter, published, read_manifest
 from fixtures.packages import open_package, platform_here, tensors_text
 from fixtures.records import TensorRecord
 from fixtures.runtimes import runtime_class
+from fixtures.spec import Serving
 from fixtures.subject import Sources, device_inputs, require_exported
+from fixtures.triton.access import ServerAccess
 from fixtures.triton.branches import served_branch
 from fixtures.triton.config import configs
 from fixtures.triton.repository import write_repository
+from fixtures.triton.server import Endpoint
 from fixtures.weights.bundle import Bundle
 from meta_tests.exports import Published
 from meta_tests.loading import CONTENT, torch_subject
@@ -28,6 +31,7 @@ from meta_tests.packages import PACKAGE, TINY, changed_members, changed_metadata
 
 CPU = torch.device("cpu")
 CASE = Case(TINY, 1, "fp32", "torch-aoti")
+BY_PYTORCH = Serving(package_backend="torch_aoti")
 SOME_BYTES = 4096  # of weights: enough to be found once in the package
 
 
@@ -202,6 +206,41 @@ def test_configuration_names_what_the_package_needs(package: Published) -> None:
         "use_tf32": "0",
         "FORCE_CPU_ONLY_INPUT_TENSORS": "no",
     }
+
+
+def with_torch(package: Published, folder: Path, torch_version: str) -> Published:
+    """A copy of a package that says that another torch has compiled it."""
+    copy = package.copy(folder)
+    record = read_manifest(copy.folder).files[PACKAGE]
+    assert record.platform is not None
+    platform = record.platform.model_copy(update={"torch": torch_version})
+    enter(copy.folder, PACKAGE, record.model_copy(update={"platform": platform}))
+    return copy
+
+
+def test_pytorch_backend_serves_a_package_of_its_torch(package: Published, tmp_path: Path) -> None:
+    """Written by the rules of the backend; no such server is here to load it."""
+    copy = with_torch(package, tmp_path / "copy", "2.11.0")
+    branch = served_branch(replace(copy.export, serving=BY_PYTORCH), copy.folder, "26.03")
+    repository = write_repository(tmp_path / "repository", [branch], "cuda")
+    config = configs(branch, "cuda", fused=False)["midas_64"]
+    assert (config.backend, config.platform, config.max_batch_size) == ("pytorch", "torch_aoti", 0)
+    assert ([one.name for one in config.input], [one.name for one in config.output]) == (["INPUT__0"], ["OUTPUT__0"])
+    assert sorted(repository.files) == ["midas_64/1/model.pt2", "midas_64/config.pbtxt"]
+    assert "which is not installed here; set TRITON_HTTP_URL" in (ServerAccess().why_not_served(branch) or "")
+    assert ServerAccess(endpoint=Endpoint("there:8000", "there:8001")).why_not_served(branch) is None
+
+
+@pytest.mark.parametrize(
+    ("compiled", "triton", "rule"),
+    [("2.12.0", "26.03", "the 2.11 of Triton 26.03"), ("2.11.0", "24.08", "one that Triton 24.08 is known to hold")],
+)
+def test_pytorch_backend_of_another_torch_is_refused(
+    package: Published, tmp_path: Path, compiled: str, triton: str, rule: str
+) -> None:
+    copy = with_torch(package, tmp_path / "copy", compiled)
+    with pytest.raises(InputError, match=f"torch of {PACKAGE}={compiled}, expected {rule}"):
+        served_branch(replace(copy.export, serving=BY_PYTORCH), copy.folder, triton)
 
 
 def test_open_package_returns_one_float32_tensor(package: Published) -> None:
