@@ -82,7 +82,7 @@ def test_runtime_of_another_checkout_declares_nothing_but_its_name() -> None:
         ),
         (declared(place="7 + place()"), ":5: place=7 + place(), expected a literal"),
         (declared(place="'first'"), ":5: place='first', expected a valid integer."),
-        (declared(needs="('tpu',)"), ":9: needs.0='tpu', expected 'cuda' or 'server'."),
+        (declared(needs="('tpu',)"), ":9: needs.0='tpu', expected 'cuda', 'server' or 'tensorrt'."),
         (declared(needs="'cuda'"), ":9: needs='cuda', expected a valid tuple."),
         (declared(judged_by="'export gate'"), ":8: judged_by='export gate', expected 'torch module' where there is no"),
         ("RUNTIME = None", ": DECLARATION=missing, expected `DECLARATION = Declaration(…)` in the module."),

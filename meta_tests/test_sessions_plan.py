@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
+import torch
 
+from fixtures import onnx_session
 from fixtures.errors import InputError
 from fixtures.sessions.plan import Plan
 from meta_tests.conftest import SMALL_SPEC
@@ -56,6 +59,21 @@ def test_newest_run_is_resumed_and_a_new_one_is_named_by_its_device(tmp_path: Pa
 
 def skip_reasons(plan: Plan) -> list[str | None]:
     return [plan.skip_reason(case) for case in plan.cases]
+
+
+def test_runtime_that_needs_tensorrt_is_skipped_without_it(
+    tmp_path: Path, bundle_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SMALL_SPEC.replace("[torch]", "[onnxruntime-tensorrt]").replace("[1, 2]", "[1]")
+    plan = plan_of(tmp_path, text, bundle_root)
+    plan = replace(plan, device=torch.device("cuda", 0))
+    monkeypatch.setattr(onnx_session, "_LIBRARY", "libabsent.so.10")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    says = "runtime onnxruntime-tensorrt needs TensorRT, and its library does not load (libabsent.so.10: cannot open"
+    assert all(reason and reason.startswith(says) for reason in skip_reasons(plan))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    says = "runtime onnxruntime-tensorrt needs an ONNX Runtime with TensorrtExecutionProvider, and this one has CPU"
+    assert all(reason and reason.startswith(says) for reason in skip_reasons(plan))
 
 
 def test_runtime_that_needs_cuda_is_skipped_on_a_cpu(tmp_path: Path, bundle_root: Path) -> None:

@@ -158,6 +158,19 @@ def test_channels_last_only_on_request() -> None:
         assert accelerator(config) == {"use_tf32": "0", "prefer_nhwc": "1"}
 
 
+@pytest.mark.parametrize(("dtype", "precision_mode"), [("fp32", "FP32"), ("fp16", "FP16")])
+def test_tensorrt_comes_before_cuda_on_request(dtype: Dtype, precision_mode: str) -> None:
+    """By keys that the backend knows; nothing here loads TensorRT."""
+    for config in steps(recorded(dtype=dtype, serving=Serving(accelerator="tensorrt"))).values():
+        asked = config.optimization.execution_accelerators.gpu_execution_accelerator
+        assert [one.name for one in asked] == ["tensorrt", "cuda"]
+        assert dict(asked[0].parameters) == {
+            "precision_mode": precision_mode,
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": "/tmp/tensorrt_engines",
+        }
+
+
 @every_device
 @every_variant
 def test_cuda_graphs_are_never_enabled(variant: Variant, served_on: ServedOn) -> None:
