@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fixtures.errors import InputError
-from fixtures.manifest import MANIFEST, enter, published, read_manifest
+from fixtures.manifest import MANIFEST, enter, publication_of, published, published_names, read_manifest
 from fixtures.measure.fork_server import fork_server
 from fixtures.records import Manifest, ParityRecord, PlacementRecord
 from meta_tests.conftest import HANGS_S
@@ -95,6 +95,47 @@ def test_changed_weights_beside_a_file_are_refused(folder: Path) -> None:
     assert published(folder, NAME).data == digests
     data.write_bytes(b"other weights")
     assert "model.onnx.data: sha256=another" in refusal(folder)
+
+
+def test_an_entry_beside_the_file_counts_too(folder: Path) -> None:
+    nested, (older, newer) = folder / "midas", (b"content", b"exported alone")
+    (folder / NAME).write_bytes(newer)
+    enter(nested, "model.onnx", record(hashlib.sha256(newer).hexdigest()))
+    assert published(folder, NAME).sha256 == hashlib.sha256(newer).hexdigest()
+    (folder / NAME).write_bytes(older)
+    assert published(folder, NAME).sha256 == hashlib.sha256(older).hexdigest()
+    (folder / NAME).write_bytes(b"neither")
+    assert "sha256=another" in refusal(folder)
+    (folder / MANIFEST).unlink()
+    assert published_names(folder) == [NAME]
+
+
+@pytest.mark.parametrize(
+    ("out", "manifest", "expected"),
+    [
+        ("a/models/optimized/midas/s.onnx", None, "a/models/optimized"),
+        ("a/models/optimized/s.onnx", None, "a/models/optimized"),
+        ("a/models/optimized/midas/s.onnx", ("a/models/optimized/midas", "s.onnx"), "a/models/optimized/midas"),
+        ("a/models/optimized/midas/s.onnx", ("a/models/optimized/midas", "t.onnx"), "a/models/optimized"),
+        ("a/onnx/midas/s.onnx", None, "a/onnx"),
+        ("a/onnx/depth/s.onnx", None, "a/onnx/depth"),
+        ("a/onnx/depth/s.onnx", ("a/onnx", "raft/t.onnx"), "a/onnx"),
+        ("s.onnx", None, "."),
+    ],
+)
+def test_manifest_of_a_single_export_is_that_of_its_onnx_dir(
+    tmp_path: Path, out: str, manifest: tuple[str, str] | None, expected: str
+) -> None:
+    if manifest:
+        (tmp_path / manifest[0]).mkdir(parents=True)
+        enter(tmp_path / manifest[0], manifest[1], record())
+    folder = tmp_path / expected
+    assert publication_of(tmp_path / out, "midas") == (folder, (tmp_path / out).relative_to(folder).as_posix())
+
+
+def test_manifest_json_of_another_program_is_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"name": "web app", "icons": []}')
+    assert publication_of(tmp_path / "networks" / "s.onnx", "midas") == (tmp_path / "networks", "s.onnx")
 
 
 def damaged(text: str, *place: str, value: object) -> str:

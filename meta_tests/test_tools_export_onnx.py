@@ -15,11 +15,14 @@ from fixtures import offline
 from fixtures.errors import InputError
 from fixtures.export.gate import Gate
 from fixtures.files import sha256_of
-from fixtures.manifest import MANIFEST
+from fixtures.manifest import MANIFEST, enter, read_manifest
 from fixtures.manifest import published as published_record
+from fixtures.results.run_folder import RunFolder
 from fixtures.target import OLDEST
-from meta_tests.exports import MIDAS, published
-from tools import export_onnx
+from fixtures.triton.stored_repository import read_repository
+from meta_tests.conftest import Suite
+from meta_tests.exports import EXPORT_SPEC, MIDAS, RAFT, Published, published
+from tools import build_model_repository, export_onnx
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,7 @@ def test_one_file_is_published_with_its_entry(
     monkeypatch: pytest.MonkeyPatch, bundle_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "branch.onnx"
+    monkeypatch.setattr(export_onnx, "Gate", partial(Gate, make=published(bundle_root, MIDAS).unchanged))
     assert export(monkeypatch, bundle_root, out) == 0
     record = published_record(out.parent, "branch.onnx")
     assert sorted(path.name for path in out.parent.iterdir()) == [f".{MANIFEST}.lock", "branch.onnx", MANIFEST]
@@ -80,6 +84,11 @@ def test_failed_file_is_not_published(
         ),
         (("--model", "MiDaS_huge"), "command line: branch.model='MiDaS_huge', expected one of MiDaS_small"),
         (("--dtype", "fp8"), "command line: dtype='fp8', expected 'fp32', 'tf32' or 'fp16'."),
+        (
+            ("--family", "", "--model", "resnet50"),
+            "--family: value missing for --model resnet50, expected one of clap, clip, midas, raft, timm, torchvision.",
+        ),
+        (("--onnx-dir", "/proc/elsewhere"), "expected a file in --onnx-dir /proc/elsewhere. Change either."),
         (("--triton", "23.01"), "command line: target.triton='23.01', expected a Triton release from 24.08 to"),
         (("--batch", "0"), "command line: batches[0]=0, expected greater than or equal to 1."),
         (("--family", "raft", "--model", "raft_small"), "expected a multiple of 32 from 128 on for raft"),
@@ -101,3 +110,42 @@ def test_bad_arguments_are_refused(
     with pytest.raises(InputError, match=re.escape(says)):
         export(monkeypatch, bundle_root, tmp_path / "branch.onnx", *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- one file at a time, then a repository and a bench of all ---
+
+SEED = ("--model-name", "MiDaS_small", "--h", "64", "--w", "96")
+
+
+def test_files_of_single_exports_are_found_by_repository_and_bench(
+    monkeypatch: pytest.MonkeyPatch, suite: Suite, bundle_root: Path, tmp_path: Path
+) -> None:
+    onnx_dir = tmp_path / "models" / "optimized"
+    placed = published(bundle_root, RAFT)
+    nested_entry(onnx_dir, placed)
+    monkeypatch.setenv("DP_MODELS_ROOT", str(bundle_root))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["export_onnx", *SEED, "--out", f"models/optimized/{MIDAS.family}/midas_64.onnx"])
+    assert export_onnx.main() == 0
+    assert list(read_manifest(onnx_dir).files) == ["midas/midas_64.onnx"]
+    assert not (onnx_dir / "midas" / MANIFEST).exists()
+    monkeypatch.setattr(sys, "argv", ["build_model_repository", "--onnx-dir", "models/optimized"])
+    assert build_model_repository.main() == 0
+    assert list(read_repository(Path("model_repository")).branches) == ["midas_64x96", "raft_128"]
+    spec = tmp_path / "bench.yaml"
+    spec.write_text(EXPORT_SPEC.replace("width: 96}", "width: 96, onnx: midas/midas_64}"))
+    ended = suite.run("--spec", str(spec), "--onnx-dir", str(onnx_dir), "--run-id", "seed", "-k", "latency")
+    assert ended.returncode == 0, ended.stdout
+    results, _ = RunFolder(tmp_path / "out" / "seed").read()
+    assert {result.facts.id: result.facts.status for result in results} == {
+        "midas_small_64-b1-fp32-onnxruntime": "ok",
+        "raft_small_128-b1-fp32-onnxruntime": "ok",
+    }
+
+
+def nested_entry(onnx_dir: Path, place: Published) -> None:
+    """A published file with its entry in a manifest beside it, as 0.2.0 wrote it for a single export."""
+    file = onnx_dir / place.export.file
+    file.parent.mkdir(parents=True)
+    file.symlink_to(place.file)
+    enter(file.parent, file.name, read_manifest(place.folder).files[place.export.file])

@@ -1,11 +1,12 @@
 """Build a model repository for Triton from exported files that passed their gate.
 
+python -m tools.build_model_repository --onnx-dir models/optimized
 python -m tools.build_model_repository --onnx-dir models/optimized --spec SPEC --out model_repository [--choice FILE]
 
 An image branch becomes three models: preprocess (raw frames to the file's inputs), the published file, and the ensemble
 of both. A branch of sound or text becomes two: the file, and an ensemble around it, because its clients send the file's
 inputs. With --choice, the repository holds the branches of a choice.json (tools.choose_branches), at their batch and
-precision class. Needs neither torch nor a GPU.
+precision class. Without --spec, it holds every file that is published under --onnx-dir. Needs neither torch nor a GPU.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fixtures.spec import MAX_FRAME, Dtype, Frame, Spec, load_spec
 from fixtures.spec.rules import MAX_BATCH
 from fixtures.triton.branches import ServedBranch, served_branch
 from fixtures.triton.config import ServedOn
+from fixtures.triton.published_spec import spec_of_published
 from fixtures.triton.readme import docker_line
 from fixtures.triton.repository import write_repository
 from tools import command_line
@@ -32,12 +34,14 @@ from tools import command_line
 def main() -> int:
     """Parse the command line, write the repository, print its branches and the command that serves it."""
     arguments = _parsed()
-    spec = load_spec(arguments.spec)
+    spec, left_out = _spec(arguments)
     exports, skipped = _selected(spec, arguments)
     branches = [served_branch(export, arguments.onnx_dir, spec.target.triton) for export in exports]
     repository = write_repository(arguments.out, branches, _served_on(arguments.device), arguments.fused)
     for name in skipped:
         print(f"skipped {name}: optional, and not exported")
+    for name, reason in left_out.items():
+        print(f"skipped {name}: {reason}")
     for branch in branches:
         print(_described(branch))
     print(f"wrote {arguments.out}, for Triton {repository.triton} or newer. Serve it from inside that folder:")
@@ -48,8 +52,10 @@ def main() -> int:
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onnx-dir", type=Path, default=Path("models/optimized"), help="where files are published")
-    parser.add_argument("--spec", type=Path, required=True, help="spec of the exported files, with serving options")
-    parser.add_argument("--out", type=Path, required=True, help="folder to create")
+    parser.add_argument(
+        "--spec", type=Path, help="spec of the files, with serving options (default: every published file)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("model_repository"), help="folder to create")
     parser.add_argument("--choice", type=Path, help="choice.json: serve only the chosen branches")
     parser.add_argument("--batch", type=int, action="append", help="only this batch size; may be repeated")
     parser.add_argument("--frame", metavar="HxW", help="size of the frames that clients send, such as 720x1280")
@@ -57,6 +63,15 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--dtype", help="fp32, tf32 or fp16, instead of the spec's")
     parser.add_argument("--device", default="cuda", help="device of the instances: cuda (default) or cpu")
     return parser.parse_args()
+
+
+def _spec(arguments: argparse.Namespace) -> tuple[Spec, dict[str, str]]:
+    """The named spec, or one of every published file; and the files that it leaves out, with the reason."""
+    if arguments.spec is not None:
+        return load_spec(arguments.spec), {}
+    if arguments.choice is not None:
+        raise InputError("--spec", "value missing beside --choice", "the spec of the choice", "Name it.")
+    return spec_of_published(arguments.onnx_dir)
 
 
 def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], list[str]]:
@@ -75,12 +90,16 @@ def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], 
             variant = variant.model_copy(update={"frame": frame})
         exports.append(replace(export, variant=variant))
     if not exports:
-        raise InputError(str(arguments.spec), "branches=0", "at least one exported variant", "Export one first.")
+        where = str(arguments.spec or arguments.onnx_dir)
+        raise InputError(where, "branches=0", "at least one exported variant", "Export one first.")
     return exports, skipped
 
 
 def _wanted(spec: Spec, arguments: argparse.Namespace) -> list[Export]:
     """The exports of the spec, at the batches of `--batch` if given; or those of a choice."""
+    if arguments.spec is None:
+        exports = served_exports_of(spec, arguments.dtype)
+        return [export for export in exports if arguments.batch is None or export.batch in arguments.batch]
     if arguments.choice is None:
         return _with_batches(served_exports_of(spec, arguments.dtype), arguments.batch)
     return chosen_exports(arguments.choice, spec, {"--batch": arguments.batch, "--dtype": arguments.dtype})
