@@ -191,7 +191,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, bundle_root: Path) -> Mixed:
     state_dict = read_state_dict(root / RAFT_FILE)
     state_dict["update_block.flow_head.conv2.bias"][0] = torch.nan
     (root / RAFT_FILE).unlink()
-    torch.save(state_dict, root / RAFT_FILE)
+    torch.save(state_dict, (root / RAFT_FILE).with_name("raft_small_own.pth"))
     (folder / "mixed.yaml").write_text(MIXED_SPEC)
     suite, json_path = Suite(folder, root), folder / "bench.json"
     arguments = ("--spec", str(folder / "mixed.yaml"), "--run-id", "r", "-rs", f"--benchmark-json={json_path}")

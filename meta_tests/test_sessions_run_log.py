@@ -34,6 +34,8 @@ ENVIRONMENT: dict[str, Any] = {
     "torch_threads": 1,
 }
 RAFT_FILE = "torch_cache/hub/checkpoints/raft_small_C_T_V2-01064c6d.pth"
+# A name that promises no digest.
+OWN_FILE = "torch_cache/hub/checkpoints/raft_small_own.pth"
 
 
 @pytest.fixture
@@ -181,7 +183,7 @@ def _replace_by_other_weights(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(_remove, "file=missing"), (_replace_by_other_weights, f"weights={RAFT_FILE} changed")],
+    [(_remove, "file=missing"), (_replace_by_other_weights, f"weights={OWN_FILE} changed")],
     ids=["missing", "others"],
 )
 @pytest.mark.parametrize("only_memory", [False, True], ids=["latency", "memory"])
@@ -189,11 +191,12 @@ def test_run_is_resumed_with_the_same_weights_only(
     tmp_path: Path, bundle_root: Path, change: Callable[[Path], None], says: str, only_memory: bool
 ) -> None:
     root = Path(shutil.copytree(bundle_root, tmp_path / "root"))
+    (root / RAFT_FILE).rename(root / OWN_FILE)
     plan = plan_of(tmp_path, SMALL_SPEC, root)
     begun(plan)
     if only_memory:
         (plan.out / "r" / "results.jsonl").unlink()
-    change(root / RAFT_FILE)
+    change(root / OWN_FILE)
     assert says in refused(plan_of(tmp_path, SMALL_SPEC, root))
 
 

@@ -45,7 +45,7 @@ def test_weights_have_the_digest_of_the_file_and_say_whether_it_is_synthetic(bun
 
 
 def test_real_file_in_a_synthetic_root_is_not_synthetic(bundle: Bundle) -> None:
-    path = locate_checkpoint(RAFT, bundle)
+    path = locate_checkpoint(MIDAS, bundle)
     changed = {key: value + 1 for key, value in read_state_dict(path).items()}
     path.unlink()
     torch.save(changed, path)

@@ -65,7 +65,7 @@ def test_file_that_was_cut_is_refused(tmp_path: Path, name: str, how: str, lazil
         read_state_dict(path, lazily=lazily)
     # torch calls some cuts an invalid argument of the operating system.
     assert str(caught.value).startswith((f"{path}: content=damaged (", f"{path}: file=Invalid argument, "))
-    assert str(caught.value).endswith(" checkpoint. Put the official file there.")
+    assert " checkpoint. " in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pth.tar"])
@@ -132,7 +132,7 @@ def test_prefix_that_some_keys_lack_is_kept(tmp_path: Path) -> None:
 )
 def test_file_without_tensors_by_name_is_refused(tmp_path: Path, content: object, lazily: bool) -> None:
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"a\.pth: content=no state dict, expected tensors by name\."):
+    with pytest.raises(InputError, match=r"a\.pth: content=no state dict but .*, expected tensors by name, or one of"):
         read_state_dict(tmp_path / "a.pth", lazily=lazily)
 
 
@@ -201,9 +201,9 @@ def _break(path: Path, how: str) -> None:
         ("folder", "file=a folder"),
         ("zero bytes", "content=damaged"),
         ("half a file", "content=damaged"),
-        ("text", "code or an unreadable pickle"),
-        ("code", "code or an unreadable pickle"),
-        ("code in a zip", "code or an unreadable pickle"),
+        ("text", "content=damaged (invalid load key, 'n'.)"),
+        ("code", "content=a pickle with builtins.print, which may run code"),
+        ("code in a zip", "content=a pickle with builtins.print, which may run code"),
         ("no state dict", "content=no state dict"),
         ("key missing", "1 keys missing, first 'feature_encoder"),
         ("key unknown", "1 keys unknown, first 'head.weight'"),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fixtures import registry
 from fixtures.errors import InputError
-from fixtures.files import new_folder, write_atomically
+from fixtures.files import new_folder, sha256_of, write_atomically
 from fixtures.modalities.text import DEFAULT_PROMPTS, read_prompts
 from fixtures.modalities.tokenizers import HF_CACHES
 from fixtures.models import Family, Layout, family_named, family_of
@@ -28,7 +28,7 @@ from fixtures.spec import Variant, load_spec
 from fixtures.subject import require_known
 from fixtures.synthetic.files import save_checkpoint, save_tokenizer
 from fixtures.synthetic.weights import RULE, RULE_VERSION, synthetic_tensor
-from fixtures.weights.bundle import FOLDERS, SYNTHETIC_MARKER, Bundle
+from fixtures.weights.bundle import FOLDERS, SYNTHETIC_MARKER
 from tools import command_line
 
 # One variant for every artifact of the baseline.
@@ -94,8 +94,7 @@ def _write(root: Path, variants: Sequence[Variant], seed: int) -> dict[str, str]
     repositories = {names[0]: None for variant in variants for names in family_of(variant).tokenizers}
     for repository in repositories:
         written.update(dict.fromkeys(save_tokenizer(root / HF_CACHES[0], repository, read_prompts(DEFAULT_PROMPTS))))
-    bundle = Bundle(root)
-    files = {path.relative_to(root).as_posix(): bundle.weights(path).sha256 for path in written}
+    files = {path.relative_to(root).as_posix(): sha256_of(path) for path in written}
     marker = SyntheticMarker(
         seed=seed, rule=RULE, rule_version=RULE_VERSION, warning="random weights: outputs mean nothing", files=files
     )
