@@ -28,7 +28,7 @@ class StoredReference(Reference):
 
     @cached_property
     def truth(self) -> list[Array64]:
-        """Outputs in float64 on the CPU, `[1,…]` for each input."""
+        """The library's outputs in float64 on the CPU, `[1,…]` for each input."""
         return self._stored("float64", lambda: super(StoredReference, self).truth)
 
     def outputs(self, provider: Provider, dtype: Dtype) -> list[Array64]:
@@ -50,7 +50,7 @@ class StoredReference(Reference):
         return [draws[index] for index in indices]
 
     def _stored(self, part: str, compute: Callable[[], list[Array64]]) -> list[Array64]:
-        given = {**self._identity, "part": part}
+        given = {**self._identity, "part": part, "original": self._is_original}
         name = f"reference_{self.variant.family}"
         recipe = Recipe(name, given, (Reference.__module__,), lambda folder: _save(folder, compute()))
         with entry(recipe) as folder:

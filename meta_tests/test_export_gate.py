@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ from onnx import helper, numpy_helper
 from fixtures.cases import Export
 from fixtures.errors import InputError
 from fixtures.export import gate as gate_module
+from fixtures.export.exporter import write_model
 from fixtures.export.gate import GateError, Make
+from fixtures.export.reference import Reference
 from fixtures.files import sha256_of
 from fixtures.manifest import MANIFEST, read_manifest
 from fixtures.manifest import published as published_record
+from fixtures.models import raft as raft_module
 from fixtures.onnx_session import open_session, run
-from fixtures.weights.bundle import Weights
+from fixtures.proof.faults import channels_flipped, half_pixels, inputs_swapped, one_refinement_earlier
+from fixtures.subject import locate_checkpoint
+from fixtures.weights.bundle import Bundle, Weights
 from meta_tests.exports import MIDAS, RAFT, Published, Tamper, published
 
 Array = NDArray[Any]
@@ -89,32 +95,6 @@ def largest_larger(weights: Array) -> Array:
     return weights
 
 
-def channels_flipped(weights: Array) -> Array:
-    return weights[:, ::-1]
-
-
-def inputs_swapped(model: onnx.ModelProto) -> None:
-    other = {"input0": "input1", "input1": "input0"}
-    for node in model.graph.node:
-        node.input[:] = [other.get(name, name) for name in node.input]
-
-
-def one_refinement_earlier(model: onnx.ModelProto) -> None:
-    """Each flow is the one before and a step; the last of them goes into the upsampling."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    (upsampling,) = [node for node in model.graph.node if node.op_type == "Resize"]
-    last = makers[upsampling.input[0]]
-    assert last.op_type == "Add"
-    upsampling.input[0] = last.input[0]
-
-
-def half_pixels(model: onnx.ModelProto) -> None:
-    resize = next(node for node in model.graph.node if node.op_type == "Resize")
-    (mode,) = [one for one in resize.attribute if one.name == "coordinate_transformation_mode"]
-    assert mode.s == b"align_corners"
-    mode.s = b"half_pixel"
-
-
 def constant(model: onnx.ModelProto, value: object, dtype: type = np.float32) -> str:
     name = f"constant_{len(model.graph.initializer)}"
     model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))
@@ -162,10 +142,10 @@ RAFT_WEIGHT = "model.context_encoder.layer2.0.downsample.0.weight"
     [
         ("midas", weight(MIDAS_WEIGHT, larger), "grey: error="),
         ("raft", weight(RAFT_WEIGHT, larger), "photograph 0: error="),
-        ("midas", weight(MIDAS_WEIGHT, largest_larger), "photograph 1: error="),
+        ("midas", weight(MIDAS_WEIGHT, largest_larger), ": error="),
         ("raft", weight(RAFT_WEIGHT, largest_larger), "noise: error="),
-        ("midas", weight("model.pretrained.layer1.0.weight", channels_flipped), "noise: error="),
-        ("raft", weight("model.feature_encoder.convnormrelu.0.weight", channels_flipped), "photograph 0: error="),
+        ("midas", channels_flipped, "noise: error="),
+        ("raft", channels_flipped, "photograph 0: error="),
         ("raft", inputs_swapped, "noise: error="),
         ("raft", one_refinement_earlier, "photograph 1: error="),
         ("midas", half_pixels, "depth_rank_distance="),
@@ -201,7 +181,7 @@ def test_another_function_is_refused(good: Places, folder: Path, family: str, ta
 
 
 def test_refusal_names_figure_rule_place_and_command(good: Places, folder: Path) -> None:
-    said = refusal(good["midas"].copy(folder), good["midas"].tampered(half_pixels)).splitlines()
+    said = refusal(good["raft"].copy(folder), good["raft"].tampered(half_pixels)).splitlines()
     assert said[0].startswith("parity on cpu in fp32: ")
     for part in (": error=0.", " against float64, expected at most ", " x torch's own ", " in fp32); ", "output[0, "):
         assert part in said[0]
@@ -219,6 +199,38 @@ def test_torch_module_with_degenerate_output_is_refused(
         "parity on cpu in fp32: degenerate: the output for 'photograph 0' is constant (1) in the torch module itself, "
         "so that parity would prove nothing"
     )
+
+
+# --- another module ---
+
+
+def test_fault_in_module_and_file_alike_is_refused(
+    bundle_root: Path, good: Places, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is what the wrong module computes; only the module of torchvision knows better."""
+    place, inputs = good["raft"], good["raft"].reference.inputs
+    monkeypatch.setattr(raft_module, "REFINEMENTS", raft_module.REFINEMENTS - 1)
+    reference = Reference(RAFT, locate_checkpoint(RAFT, Bundle(bundle_root)), inputs[:2])
+    wrong = replace(place.copy(folder), reference=reference)
+    assert refusal(wrong, place.tampered(one_refinement_earlier)).startswith(
+        "parity on cpu in fp32: the module is another function than its library's: photograph "
+    )
+
+
+def test_network_that_the_exporter_does_not_write_is_a_refusal(
+    good: Places, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(*_: object, **__: object) -> None:
+        try:
+            raise NotImplementedError("no decomposition of aten::wonder")
+        except NotImplementedError as error:
+            raise RuntimeError("a report of a page\nand a half") from error
+
+    monkeypatch.setattr("torch.onnx.export", export)
+    assert refusal(good["midas"].copy(folder), write_model).splitlines() == [
+        "graph: torch.onnx.export does not write MiDaS_small: NotImplementedError: no decomposition of aten::wonder",
+        "parity on cpu in fp32: not judged: the file is broken, see its graph",
+    ]
 
 
 # --- a broken file ---

@@ -119,6 +119,41 @@ def test_mean_is_summed_in_float32(translate: Translate, dtype: torch.dtype) -> 
     assert (output.double() / image.double().mean((2, 3)) - 1).abs().max() < (1e-3 if dtype == torch.float16 else 1e-6)
 
 
+class Spread(nn.Module):
+    """The spread of a map, as EvoNorm and norms over channels compute it."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__()
+        self.function: Callable[..., Any] = getattr(torch, name)
+        self.options = options
+
+    def forward(self, image: Tensor) -> Tensor:
+        found = self.function(image, **self.options)
+        return torch.cat(found, dim=-1) if isinstance(found, tuple) else found
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("var", {"dim": (2, 3), "correction": 0, "keepdim": True}),
+        ("var", {"dim": (1, -1)}),
+        ("std", {"dim": 1, "keepdim": True}),
+        ("var_mean", {"dim": (2, 3), "correction": 0, "keepdim": True}),
+    ],
+)
+def test_variance_loses_no_digits_on_a_nearly_constant_map(
+    translate: Translate, name: str, options: dict[str, Any]
+) -> None:
+    spread = Spread(name, **options)
+    session = open_session(translate(spread, (IMAGES["random"],)), "cpu", "fp32")
+    for image in (IMAGES["random"], 100 + IMAGES["random"] / 10):
+        output, truth = torch.from_numpy(run(session, (image.numpy(),))).double(), spread(image.double())
+        # The input's own last digit is 4e-6 of a deviation of 0.1.
+        assert ((output - truth).norm() / truth.norm()) < 2e-6
+        assert output.shape == truth.shape
+
+
 def heads(*shape: int) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(*shape, generator=generator) for _ in range(3))

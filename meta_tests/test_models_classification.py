@@ -376,3 +376,15 @@ def test_timm_transformer_takes_another_size() -> None:
     network = TIMM.finalize(TIMM.build(variant).eval(), variant)
     with torch.inference_mode():
         assert tuple(network(torch.zeros(1, 3, 64, 96)).shape) == (1, 10)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_weights_that_are_standardised_in_every_call_are_folded() -> None:
+    network = randomised("timm", "test_nfnet")
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = network(images)
+        folded = TIMM.finalize(copy.deepcopy(network), variant_of("timm", "test_nfnet", height=64, width=64))
+        answer = folded.double()(images)
+    assert not any(hasattr(module, "gain") and isinstance(module, nn.Conv2d) for module in folded.modules())
+    assert ((answer - expected).norm() / expected.norm()).item() < 1e-12

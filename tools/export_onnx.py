@@ -17,6 +17,7 @@ from fixtures import registry, target
 from fixtures.cases import Export, exports_of
 from fixtures.declarations import declarations
 from fixtures.errors import InputError
+from fixtures.export.accuracy import ceiling_remarks
 from fixtures.export.gate import Gate, GateError, GateSettings
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
@@ -43,6 +44,9 @@ def main() -> int:
         print(f"{arguments.out} is not published:\n{error}", file=sys.stderr)
         return 1
     print(f"published {arguments.out}: {record.size_bytes / 1024**2:.1f} MiB, sha256 {record.sha256}")
+    for parity in record.parity:
+        for remark in ceiling_remarks(parity.dtype, parity.ceiling):
+            print(f"  {remark}")
     for hop in record.waterfall:
         print(f"  {hop.hop}: error {hop.error:.2e}, of which this hop {hop.added:.2e}")
     return 0
