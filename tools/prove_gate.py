@@ -2,9 +2,11 @@
 
 python -m tools.prove_gate faults --models-root DIR [--variants RAFT,CLIP_text] [--dtype fp16] [--device cuda]
 python -m tools.prove_gate networks [--variants swin_t] [--dtype fp16] [--verdicts FILE]
+python -m tools.prove_gate yardsticks --models-root DIR [--spec specs/baseline_gpu.yaml]
 
 `faults` judges one small branch of every family with one planted fault at a time: each has to be refused.
 `networks` judges networks of torchvision and timm with random weights: each file has to pass.
+`yardsticks` prints torch's own error on photographs, music or prompts, by which files are judged.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fixtures.cases import Export
+from fixtures.export.accuracy import relative_error
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
 from fixtures.proof.prove import Proof, Verdict
 from fixtures.proof.tables import fault_tables, is_wrong, network_table
+from fixtures.records import Provider
 from fixtures.sessions.options import Options
 from fixtures.sessions.setup import SPECS, Setup, choose_device, setup_of
 from fixtures.spec import Variant, load_spec
@@ -28,12 +32,18 @@ from fixtures.subject import locate_checkpoint
 from tools import command_line
 from tools.make_bundle import make_bundle
 
-_SPECS = {"faults": SPECS / "prove_faults.yaml", "networks": SPECS / "prove_networks.yaml"}
+_SPECS = {
+    "faults": SPECS / "prove_faults.yaml",
+    "networks": SPECS / "prove_networks.yaml",
+    "yardsticks": SPECS / "baseline_gpu.yaml",
+}
 
 
 def main() -> int:
     """Parse the command line, judge, print the tables."""
     arguments = _parsed()
+    if arguments.what == "yardsticks":
+        return _print_yardsticks(arguments)
     judge = _faults if arguments.what == "faults" else _networks
     verdicts = _stored(arguments.verdicts)
     for verdict in judge(arguments):
@@ -53,7 +63,7 @@ def main() -> int:
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=list(_SPECS), default="faults")
-    parser.add_argument("--models-root", help="folder of the checkpoints for `faults` (default: DP_MODELS_ROOT)")
+    parser.add_argument("--models-root", help="folder of checkpoints, except for `networks` (default: DP_MODELS_ROOT)")
     parser.add_argument("--spec", type=Path, help="branches to judge (default: of this suite)")
     parser.add_argument("--variants", help="names of the spec, with commas (default: all)")
     parser.add_argument("--dtype", action="append", choices=("fp32", "fp16"), help="of the files (default: both)")
@@ -85,6 +95,20 @@ def _networks(arguments: argparse.Namespace) -> Iterator[Verdict]:
                 yield from _judged(setup, setup.spec.variants[0], arguments, with_faults=False)
 
 
+def _print_yardsticks(arguments: argparse.Namespace) -> int:
+    setup = _setup(arguments.spec or _SPECS["yardsticks"], arguments, arguments.models_root)
+    dtypes = arguments.dtype or ("fp32", "fp16")
+    print(f"| branch | {' | '.join(dtypes)} |\n|---|{'---|' * len(dtypes)}")
+    for variant in filter(setup.wants, setup.spec.variants):
+        setup.require_usable([variant])
+        natural = [given for given in parity_inputs(setup.content, variant) if given.is_natural]
+        reference = Reference(variant, locate_checkpoint(variant, setup.bundle), natural)
+        provider: Provider = "cuda" if setup.device.type == "cuda" else "cpu"
+        errors = [max(map(relative_error, reference.outputs(provider, dtype), reference.truth)) for dtype in dtypes]
+        print(f"| {variant.name} | {' | '.join(f'{error:.1e}' for error in errors)} |", flush=True)
+    return 0
+
+
 def _spec_of(variant: Variant) -> str:
     """A spec of one variant; JSON is YAML."""
     own = variant.model_dump(mode="json", exclude_unset=True)
@@ -94,7 +118,7 @@ def _spec_of(variant: Variant) -> str:
 
 def _setup(spec: Path, arguments: argparse.Namespace, models_root: str | None) -> Setup:
     device_type, why = choose_device(arguments.device)
-    options = Options(models_root=models_root, variants=arguments.variants if arguments.what == "faults" else None)
+    options = Options(models_root=models_root, variants=None if arguments.what == "networks" else arguments.variants)
     return setup_of(options, load_spec(spec), spec, why, device_type)
 
 
