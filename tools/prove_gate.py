@@ -24,7 +24,7 @@ from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
 from fixtures.proof.prove import Proof, Verdict
 from fixtures.proof.tables import fault_tables, is_wrong, network_table
-from fixtures.records import Provider
+from fixtures.records import Dtype, Provider
 from fixtures.sessions.options import Options
 from fixtures.sessions.setup import SPECS, Setup, choose_device, setup_of
 from fixtures.spec import Variant, load_spec
@@ -97,7 +97,7 @@ def _networks(arguments: argparse.Namespace) -> Iterator[Verdict]:
 
 def _print_yardsticks(arguments: argparse.Namespace) -> int:
     setup = _setup(arguments.spec or _SPECS["yardsticks"], arguments, arguments.models_root)
-    dtypes = arguments.dtype or ("fp32", "fp16")
+    dtypes: tuple[Dtype, ...] = tuple(arguments.dtype or ("fp32", "fp16"))
     print(f"| branch | {' | '.join(dtypes)} |\n|---|{'---|' * len(dtypes)}")
     for variant in filter(setup.wants, setup.spec.variants):
         setup.require_usable([variant])
