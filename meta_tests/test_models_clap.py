@@ -23,6 +23,7 @@ from fixtures.models import family_named
 from fixtures.models.parts.clap import AUDIO_MODELS, EMBEDDING, PADDING, ClapAudioTower, ClapModel, ClapTextTower
 from fixtures.models.parts.htsat import HtsAt, SpectrogramInput, merging_order, shift_mask, stretch_matrix, window_order
 from fixtures.models.parts.mel import frames_of
+from fixtures.models.parts.upstream_clap import UpstreamAudioTower, UpstreamTextTower
 from fixtures.synthetic.weights import drawn_tensor, generator
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -275,3 +276,25 @@ def test_masks_separate_windows_that_wrap_around() -> None:
 def test_four_neighbours_are_merged_column_by_column() -> None:
     assert merging_order(16)[:8].tolist() == [0, 16, 1, 17, 2, 18, 3, 19]
     assert merging_order(64).sort().values.equal(torch.arange(64 * 64))
+
+
+# --- the truth of the gate ---
+
+
+def test_text_tower_is_that_of_transformers(text: ClapTextTower, text_part: ClapModel, ids: Tensor) -> None:
+    roberta = copy.deepcopy(text_part.text_branch)
+    embeddings = roberta.embeddings
+    for name in dict(embeddings.named_buffers(recurse=False)):
+        setattr(embeddings, name, None)  # as `ClapModel` leaves them
+    original = UpstreamTextTower(roberta, text_part.text_projection, PADDING).eval()
+    assert relative_error(embedded(text, ids), embedded(original, ids)) < 1e-5
+
+
+def test_audio_tower_is_that_of_transformers() -> None:
+    depths = (2, 2, 2, 2)
+    tables = [key for key in AudioPart(32, depths).state_dict() if is_table(key)]
+    part = loaded(lambda: AudioPart(32, depths), tables).double()
+    original = UpstreamAudioTower(part.state_dict(), 32, depths).eval().double()
+    tower = cast_copy(ClapAudioTower(copy.deepcopy(part).float(), samples=48_000).eval(), torch.float64)
+    waveform = torch.from_numpy(wave("loud and silent", 1)).double()[:, :48_000]
+    assert relative_error(embedded(tower, waveform), embedded(original, waveform)) < 1e-6
