@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fixtures.export.accuracy import FLOORS
 from fixtures.export.task_metrics import TASK_METRICS, depth_rank_distance, flow_end_point_error_px
@@ -35,3 +36,12 @@ def test_two_constants_have_the_same_order() -> None:
 def test_every_precision_class_has_floors() -> None:
     for metric in TASK_METRICS.values():
         assert metric.floors.keys() == FLOORS.keys()
+
+
+@pytest.mark.parametrize("decimals", [1, 8], ids=["many equal pixels", "few"])
+def test_depth_is_compared_by_the_ranks_of_spearman(decimals: int) -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=(1, 20, 30)).round(decimals)
+    output = (truth + generator.normal(size=truth.shape) / 10).round(decimals)
+    expected = 1 - stats.spearmanr(output.ravel(), truth.ravel()).statistic
+    assert depth_rank_distance(output, truth) == pytest.approx(expected)

@@ -177,6 +177,9 @@ def test_it_is_measured_and_reported(checkout: Checkout) -> None:
     assert case.output_error is not None
     assert case.output_budget is not None
     assert 0 < case.output_error <= case.output_budget
+    assert case.judging_s is not None
+    assert by_torch.judging_s is not None
+    assert 0 < by_torch.judging_s < case.judging_s  # the first case pays for the outputs to judge by
     assert summary.environment["looper"] == "1.0"
     page = report(run)
     assert re.search(r"<dt>Looper</dt>\s*<dd>1\.0</dd>", page)
