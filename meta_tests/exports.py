@@ -18,17 +18,26 @@ from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.weights.bundle import Bundle, Weights
 from meta_tests.cache import Recipe, link_tree, view
-from meta_tests.conftest import SMALL_SPEC, Suite
+from meta_tests.conftest import Suite
 from meta_tests.loading import CONTENT
 from meta_tests.references import StoredReference
 
 MIDAS = Variant(name="midas_small_64", family="midas", model="MiDaS_small", height=64, width=96)
 RAFT = Variant(name="raft_small_128", family="raft", model="raft_small", height=128, width=128)
-MIDAS_FILE = "midas/midas_small_64x96.onnx"
-RAFT_FILE = "raft/raft_small_128.onnx"
 
-# The two variants above, one file each.
-EXPORT_SPEC = SMALL_SPEC.replace("runtimes: [torch]", "runtimes: [onnxruntime]").replace("[1, 2]", "[1]")
+# Two networks of 300,000 weights, one file each; a third of the time that those above take.
+TINY_SPEC = """\
+schema_version: 1
+name: small
+dtype: fp32
+runtimes: [onnxruntime]
+protocol: {cpu_budget_s: 0.2, cpu_warmup_s: 0}
+variants:
+  - {name: resnet_64, family: timm, model: test_resnet, height: 64, width: 64, weights: visual/resnet.safetensors}
+  - {name: byobnet_64, family: timm, model: test_byobnet, height: 64, width: 64, weights: visual/byobnet.safetensors}
+"""
+RESNET_FILE = "timm/test_resnet_64.onnx"
+BYOBNET_FILE = "timm/test_byobnet_64.onnx"
 
 Tamper = Callable[[onnx.ModelProto], None]
 

@@ -21,6 +21,7 @@ from fixtures.export.graph_checks import graph_problems
 from fixtures.export.interface import interface_of
 from fixtures.export.parity import Infer, evaluate, judge
 from fixtures.export.task_metrics import TASK_METRICS
+from fixtures.files import sha256_of
 from fixtures.manifest import read_manifest
 from fixtures.modalities import Array
 from fixtures.models import tower_of
@@ -37,7 +38,7 @@ from fixtures.triton.config import read_config
 from fixtures.triton.emulation.rules import load_problems
 from fixtures.triton.repository import write_repository
 from fixtures.weights.bundle import Bundle
-from meta_tests.exports import Published, Tamper
+from meta_tests.exports import MIDAS, RAFT, Published, Tamper, published
 from meta_tests.families import IN_ONNXRUNTIME, NAMES, Families, all_families
 from meta_tests.loading import CONTENT
 from meta_tests.references import StoredReference
@@ -68,6 +69,13 @@ def test_every_family_is_exported_and_measured_without_a_network(families: Famil
         *((name, "torch") for name in NAMES),
         *((name, "onnxruntime") for name in IN_ONNXRUNTIME),
     }
+
+
+def test_same_weights_give_the_same_bytes_in_another_process(families: Families, bundle_root: Path) -> None:
+    for name, variant in (("midas", MIDAS), ("raft", RAFT)):
+        here = published(bundle_root, variant)
+        assert here.weights.sha256 == families.published(name).weights.sha256
+        assert sha256_of(here.file) == sha256_of(families.published(name).file)
 
 
 def test_sessions_write_to_their_own_folders_alone(families: Families) -> None:
