@@ -18,12 +18,15 @@ from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.weights.bundle import Bundle, Weights
 from meta_tests.cache import Recipe, link_tree, view
-from meta_tests.conftest import Suite
+from meta_tests.conftest import SMALL_SPEC, Suite
 from meta_tests.loading import CONTENT
 from meta_tests.references import StoredReference
 
 MIDAS = Variant(name="midas_small_64", family="midas", model="MiDaS_small", height=64, width=96)
 RAFT = Variant(name="raft_small_128", family="raft", model="raft_small", height=128, width=128)
+
+# The two variants above, one file each.
+EXPORT_SPEC = SMALL_SPEC.replace("runtimes: [torch]", "runtimes: [onnxruntime]").replace("[1, 2]", "[1]")
 
 # Two networks of 300,000 weights, one file each; a third of the time that those above take.
 TINY_SPEC = """\
