@@ -62,7 +62,7 @@ from fixtures.runtimes import TorchRuntime
 
 DECLARATION = Declaration(
     title="Looper",
-    place=70,
+    place=90,
     libraries={"looper": "Looper"},
     file=None,
     judged_by="torch module",
@@ -183,7 +183,7 @@ def test_it_is_measured_and_reported(checkout: Checkout) -> None:
     assert summary.environment["looper"] == "1.0"
     page = report(run)
     assert re.search(r"<dt>Looper</dt>\s*<dd>1\.0</dd>", page)
-    assert "torch against AOTInductor against ONNX Runtime against Triton against Looper" in page
+    assert "torch against ONNX Runtime against Triton against AOTInductor against Looper" in page
     assert HOW_TO_MEASURE not in page
 
 

@@ -75,7 +75,7 @@ def test_run_without_any_time_still_is_a_page(tmp_path: Path) -> None:
         "batch": "No case has a time.",
         "input-size": "No case has a time.",
         "memory": "No case has its memory.",
-        "runtimes": "Not measured in this run: torch, torch-aoti, onnxruntime, triton",
+        "runtimes": "Not measured in this run: torch, onnxruntime, triton, torch-aoti",
         "cold-start": "No case has its cold start",
         "telemetry": "No case has telemetry.",
         "latency-waterfall": "Nothing was served.",
