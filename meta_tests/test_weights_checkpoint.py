@@ -146,7 +146,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 
 class _Code:
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("this ran",)
+        return exec, ("print('this ran')",)
 
 
 def _without_first_key(state_dict: dict[str, Tensor], first: str) -> None:
@@ -202,8 +202,8 @@ def _break(path: Path, how: str) -> None:
         ("zero bytes", "content=damaged"),
         ("half a file", "content=damaged"),
         ("text", "content=damaged (invalid load key, 'n'.)"),
-        ("code", "content=a pickle with builtins.print, which may run code"),
-        ("code in a zip", "content=a pickle with builtins.print, which may run code"),
+        ("code", "content=a pickle with builtins.exec, which may run code"),
+        ("code in a zip", "content=a pickle with builtins.exec, which may run code"),
         ("no state dict", "content=no state dict"),
         ("key missing", "1 keys missing, first 'feature_encoder"),
         ("key unknown", "1 keys unknown, first 'head.weight'"),

@@ -84,10 +84,10 @@ class Code:
 REFUSED: dict[str, object] = {
     "builtins.eval": Code(eval, "print('this ran')"),
     "builtins.getattr": Code(getattr, torch.float32, "itemsize"),
-    "builtins.print": Code(print, "this ran"),
+    "builtins.exec": Code(exec, "print('this ran')"),
     "torch.serialization.load": Code(torch.load, "a.pt"),
     "torch.nn.modules.linear.Linear": nn.Linear(2, 2),
-    "functools.partial": Code(__import__("functools").partial, print, "this ran"),
+    "functools.partial": Code(__import__("functools").partial, eval, "print('this ran')"),
 }
 
 
