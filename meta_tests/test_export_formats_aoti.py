@@ -11,7 +11,8 @@ import torch
 
 from fixtures.cases import Case, Export
 from fixtures.errors import InputError
-from fixtures.export.gate import Gate, GateSettings, Make
+from fixtures.export.formats.aoti import Aoti
+from fixtures.export.gate import Gate, GateError, GateSettings, Make
 from fixtures.export.reference import Reference
 from fixtures.manifest import enter, published, read_manifest
 from fixtures.packages import open_package, platform_here, tensors_text
@@ -72,18 +73,18 @@ def test_runtime_answers_as_the_torch_module(package: Published, bundle_root: Pa
 
 
 def refused_by(package: Published, make: Make, reference: Reference | None = None, batch: int = 1) -> str:
-    """What the gate says of what `make` writes in the place of a package; nothing is published."""
+    """Why the gate does not publish what `make` writes in the place of a package."""
     folder = package.folder.parent / "refused"
     export = replace(package.export, batch=batch)
     settings = GateSettings(folder, export.file, "24.08", False, None, "pytest -k this")
     gate = Gate(export, reference or package.reference, package.weights, settings, make)
     try:
-        problems = gate.graph_problems or gate.parity_problems("cpu", "fp32")
-        assert gate.graph_problems or problems
-        assert not (folder / export.file).exists()
+        with pytest.raises(GateError) as refusal:
+            gate.publish()
     finally:
         gate.close()
-    return "\n".join(problems)
+    assert not list(folder.rglob("*.pt2"))
+    return str(refusal.value).removeprefix("graph: ")
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,15 @@ def test_flipped_bit_is_refused(package: Published) -> None:
         path.write_bytes(content)
 
     assert refused_by(package, flip).startswith("checksum of ")
+
+
+def test_network_that_does_not_compile_is_one_message(package: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no C++ compiler\nand a page of advice")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    said = refused_by(package, Aoti(on_cuda=False).write)
+    assert said.splitlines()[0] == "AOTInductor does not write MiDaS_small: RuntimeError: no C++ compiler"
 
 
 def test_package_with_a_changed_weight_is_refused(package: Published, bundle_root: Path) -> None:
@@ -189,6 +199,10 @@ def test_repository_serves_a_package_under_the_name_of_the_ensemble(package: Pub
     assert sorted(repository.files) == ["midas_64/1/model.pt2", "midas_64/1/model.py", "midas_64/config.pbtxt"]
     assert repository.files["midas_64/1/model.pt2"] == branch.record.sha256
     assert repository.branches["midas_64"].models == {"package": "midas_64"}
+    readme = (tmp_path / "repository" / "README.md").read_text()
+    here = platform_here(CPU)
+    assert f"- `midas_64`: torch {here.torch} on CPU ({here.architecture})" in readme
+    assert "ensemble" not in readme.partition("## Start a server")[0]
     # The contract of the ensemble: clients notice no difference.
     assert branch.inputs == (TensorRecord(name="INPUT__0", dtype="UINT8", shape=(1, 64, 64, 3)),)
     assert branch.outputs == (TensorRecord(name="OUTPUT__0", dtype="FLOAT", shape=(1, 64, 64)),)
@@ -227,6 +241,7 @@ def test_pytorch_backend_serves_a_package_of_its_torch(package: Published, tmp_p
     assert (config.backend, config.platform, config.max_batch_size) == ("pytorch", "torch_aoti", 0)
     assert ([one.name for one in config.input], [one.name for one in config.output]) == (["INPUT__0"], ["OUTPUT__0"])
     assert sorted(repository.files) == ["midas_64/1/model.pt2", "midas_64/config.pbtxt"]
+    assert "holds no" not in (tmp_path / "repository" / "README.md").read_text()
     assert "which is not installed here; set TRITON_HTTP_URL" in (ServerAccess().why_not_served(branch) or "")
     assert ServerAccess(endpoint=Endpoint("there:8000", "there:8001")).why_not_served(branch) is None
 
