@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,20 +21,21 @@ from meta_tests.bundles import synthetic_bundle
 from meta_tests.cache import Recipe, view
 from meta_tests.conftest import ROOT, Suite, environment
 from meta_tests.exports import Published, reference_of
+from meta_tests.narrow_towers import CLAP, CLIP, narrow_towers
 
-SPEC = """\
+SPEC = f"""\
 schema_version: 1
 name: families
 dtype: fp32
 runtimes: [torch]
-protocol: {cpu_budget_s: 0.05, cpu_warmup_s: 0}
+protocol: {{cpu_budget_s: 0.05, cpu_warmup_s: 0}}
 variants:
-  - {name: midas, family: midas, model: MiDaS_small, height: 64, width: 96, runtimes: [torch, onnxruntime]}
-  - {name: raft, family: raft, model: raft_small, height: 128, width: 128}
-  - {name: clip_image, family: clip, model: ViT-B-32, tower: image, height: 64, width: 96}
-  - {name: clip_text, family: clip, model: ViT-B-32, tower: text, tokens: 77, runtimes: [torch, onnxruntime]}
-  - {name: clap_audio, family: clap, model: HTSAT-tiny, tower: audio, duration_s: 2, runtimes: [torch, onnxruntime]}
-  - {name: clap_text, family: clap, model: HTSAT-tiny, tower: text, tokens: 16}
+  - {{name: midas, family: midas, model: MiDaS_small, height: 64, width: 96, runtimes: [torch, onnxruntime]}}
+  - {{name: raft, family: raft, model: raft_small, height: 128, width: 128}}
+  - {{name: clip_image, family: clip, model: {CLIP}, tower: image, height: 64, width: 96}}
+  - {{name: clip_text, family: clip, model: {CLIP}, tower: text, tokens: 77, runtimes: [torch, onnxruntime]}}
+  - {{name: clap_audio, family: clap, model: {CLAP}, tower: audio, duration_s: 2, runtimes: [torch, onnxruntime]}}
+  - {{name: clap_text, family: clap, model: {CLAP}, tower: text, tokens: 16}}
   - name: torchvision
     family: torchvision
     model: resnet18
@@ -55,19 +57,27 @@ IN_ONNXRUNTIME = ("midas", "clip_text", "clap_audio")
 
 _SPEC_FILE = "families.yaml"
 
-# Seconds after which a sealed session hangs. A judgment: the export of eight files takes 85 CPU seconds, and this
-# leaves ten times as much for a slow and busy machine.
+# Seconds after which a sealed session hangs. A judgment: both sessions take 55 CPU seconds, and this
+# leaves fifteen times as much for a slow and busy machine.
 _HANGS_S = 900
 
 # Its imports take as long as measuring three variants.
 _SESSIONS_IN_TURN = """\
-import json, sys, pytest
-codes = [pytest.main(arguments) for arguments in json.loads(sys.argv[1])]
+import meta_tests.sealed, json, sys, pytest
+from meta_tests.narrow_towers import narrow_towers
+with narrow_towers():
+    codes = [pytest.main(arguments) for arguments in json.loads(sys.argv[1])]
 sys.exit(max(codes))
 """
 
 # The code of both sessions, beside that of this module.
-_SESSIONS = ("conftest", "export_tests.test_export", "bench_tests.test_latency", "meta_tests.sealed")
+_SESSIONS = (
+    "conftest",
+    "export_tests.test_export",
+    "bench_tests.test_latency",
+    "meta_tests.sealed",
+    "meta_tests.narrow_towers",
+)
 
 
 @dataclass(frozen=True)
@@ -137,9 +147,15 @@ class Families:
         return Published(export, reference_of(self.models_root, export.variant), weights, self.onnx_dir)
 
 
-def all_families(folder: Path) -> Families:
-    """Every family below a new `folder`; made by real sessions, or from the cache."""
+@contextmanager
+def all_families(folder: Path) -> Iterator[Families]:
+    """Every family below a new `folder`; made by real sessions, or from the cache. The models are known inside."""
     folder.mkdir()
+    with narrow_towers():
+        yield _all_families(folder)
+
+
+def _all_families(folder: Path) -> Families:
     models_root = synthetic_bundle(folder / "root", spec=SPEC)
     given = {"spec": SPEC, "bundle": (models_root / SYNTHETIC_MARKER).read_text()}
     recipe = Recipe("families", given, (__name__, *_SESSIONS), lambda content: _make(content, models_root))
@@ -184,7 +200,7 @@ def _run_sealed(sessions: Sequence[list[str]], working: Path, added: dict[str, s
         added: environment variables.
     """
     unset = {name: value for name, value in environment().items() if not name.startswith(("TORCHINDUCTOR", "ORT_"))}
-    always = ["-p", "meta_tests.sealed", "-q", "--show-capture=no"]
+    always = ["-q", "--show-capture=no"]
     given = [[str(ROOT / tests), *rest, *always] for tests, *rest in sessions]
     done = subprocess.run(
         [sys.executable, "-c", _SESSIONS_IN_TURN, json.dumps(given)],

@@ -1,4 +1,4 @@
-"""A pytest plugin that seals a process: sockets refuse, and whatever tries one or writes a file is noted.
+"""Seals the process that imports it: sockets refuse, and each attempt at one and each write to a file is noted.
 
 `SEALED_LOG` names the file for the notes; the guard of the suite itself is not relied upon.
 """

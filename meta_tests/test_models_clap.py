@@ -1,6 +1,6 @@
 """CLAP: the audio tower against a recording of the upstream implementation, the text tower against transformers.
 
-Exports and texts use small models of the same layers; meta_tests/test_families.py exports the official sizes.
+Exports and texts use small models of the same layers; smoke_tests/ export the official audio tower.
 """
 
 from __future__ import annotations

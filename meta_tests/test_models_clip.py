@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import nn
 from fixtures.models import Problem, family_named
 from fixtures.models.parts.clip import ClipModel, ClipTextTower
 from fixtures.spec import Variant
+from fixtures.subject import load_model
+from fixtures.synthetic.files import save_checkpoint
 from meta_tests.test_models_midas import REFERENCE, image, state_dict_of
 
 CLIP = family_named("clip")
@@ -35,7 +38,7 @@ def loaded(variant: Variant, dtype: torch.dtype = torch.float32) -> nn.Module:
     return tower
 
 
-def relative_error(module: nn.Module, recording: Any, name: str, dtype: torch.dtype) -> float:
+def relative_error(module: nn.Module, recording: Any, name: str, dtype: torch.dtype = torch.float32) -> float:
     shape = tuple(int(length) for length in recording["input_shape"])
     frames = torch.from_numpy(image(str(recording["input_name"]), shape)).to(dtype)
     given = frames if name == "image_embedding" else torch.from_numpy(recording["tokens"])
@@ -50,6 +53,15 @@ def relative_error(module: nn.Module, recording: Any, name: str, dtype: torch.dt
 def test_output_is_that_of_upstream(recording: Any, name: str, dtype: torch.dtype) -> None:
     """The recording is float32; random weights amplify its roundings to 1e-6."""
     assert relative_error(loaded(OUTPUTS[name], dtype), recording, name, dtype) < 1e-5
+
+
+def test_official_archive_gives_output_of_upstream(recording: Any, tmp_path: Path) -> None:
+    """As OpenAI's archive is written and read."""
+    archive = tmp_path / "ViT-B-32.pt"
+    save_checkpoint(state_dict_of("clip_vit_b_32", 0), archive, "torchscript")
+    for name, variant in OUTPUTS.items():
+        assert relative_error(load_model(variant, archive), recording, name) < 1e-4
+    archive.unlink()  # 605 MB, which pytest would keep
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
