@@ -6,6 +6,8 @@ import dataclasses
 import os
 import select
 import signal
+import warnings
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +18,7 @@ from fixtures.measure import memory
 from fixtures.measure.fork_server import fork_server
 from fixtures.measure.memory import ProbeRequest, measure_memory
 from fixtures.nvml import Gpu
+from fixtures.records import MemoryCase
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.triton.access import ServerAccess
@@ -69,6 +72,23 @@ def test_process_killed_by_the_kernel_has_status_oom(bundle_root: Path, monkeypa
     monkeypatch.setattr(memory, "_probe", _end_early)
     ended = measure_memory(request_for(bundle_root))
     assert (ended.status, ended.error) == ("error", "the process of the memory pass ended with code 3")
+
+
+def _warn(request: ProbeRequest) -> MemoryCase:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.warn("a name of this library has changed", UserWarning, stacklevel=1)
+    return MemoryCase(case_id=request.case.id, status="ok", notes=tuple(str(one.message) for one in caught))
+
+
+def _probe_that_warns(request: ProbeRequest, sender: Connection) -> None:
+    memory._read_stages = _warn
+    memory._probe(request, sender)
+
+
+def test_warning_of_a_library_is_not_shown_again(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_probe", _probe_that_warns)
+    measured = measure_memory(request_for(bundle_root))
+    assert (measured.status, measured.notes) == ("ok", ())
 
 
 def test_process_of_the_memory_pass_ends_with_the_run_that_started_it(bundle_root: Path, tmp_path: Path) -> None:

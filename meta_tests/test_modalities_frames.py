@@ -36,7 +36,7 @@ def test_folder_is_read_sorted_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["absent", "."])
 def test_folder_without_images_is_refused(tmp_path: Path, folder: str) -> None:
-    with pytest.raises(InputError, match="images=0, expected a folder with PNG or JPEG files"):
+    with pytest.raises(InputError, match="images=0, expected a folder with PNG, JPEG, BMP, TIFF or WebP files"):
         frame_files(str(tmp_path / folder))
 
 

@@ -65,6 +65,14 @@ def test_items_are_prompts_of_the_file(tmp_path: Path) -> None:
     assert same(rows, list(ClipTokenizer().encode(["a dog", "a cat"], 77, tmp_path)))
 
 
+def test_prompts_that_are_cut_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a dog\n" + "dog " * 75 + "\n" + "dog " * 76 + "\n" + "dog " * 200 + "\n")
+    (remark,) = Text(ClipTokenizer()).remarks(content(prompts=path), WORDS)
+    assert remark == "prompts: 2 of 4 have more than 77 tokens and are cut (number 3, 4; the longest has 202)"
+    assert not list(Text(ClipTokenizer()).remarks(content(), WORDS))
+
+
 def test_synthetic_texts_range_from_empty_to_full() -> None:
     made = {one.name: one.item for one in Text(ClipTokenizer()).synthetic(content(), WORDS)}
     assert made["nothing"].tolist() == [49406, 49407, *[0] * 75]

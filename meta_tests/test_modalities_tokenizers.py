@@ -72,6 +72,15 @@ def test_roberta_rows_begin_end_and_are_padded(hub_root: Path) -> None:
     assert rows[4][-1] == 2
 
 
+def test_lengths_are_those_before_cutting(hub_root: Path) -> None:
+    for tokenizer in (ROBERTA_TOKENIZER, ClipTokenizer()):
+        prompts = [PROMPTS[0], "", "dog " * 300]
+        lengths = tokenizer.lengths(prompts, hub_root)
+        whole = tokenizer.encode(prompts, max(lengths) + 1, hub_root)
+        ends = tokenizer.special_tokens[2]
+        assert lengths == [int((row == ends).argmax()) + 1 for row in whole]
+
+
 def test_clap_text_uses_tokenizer_of_the_hub(hub_root: Path) -> None:
     variant = Variant(name="t", family="clap", model="HTSAT-tiny", tower="text", tokens=12)
     text = family_named("clap").tower(variant).modality

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from fixtures.errors import InputError
+from fixtures.measure.protocol import INPUT_SETS
+from fixtures.modalities import MOST_INPUT_SETS
 from fixtures.sessions.setup import choose_device
 from meta_tests.conftest import SMALL_SPEC
 from meta_tests.plans import plan_of
@@ -55,6 +58,32 @@ def test_option_with_a_wrong_value_is_refused(
     tmp_path: Path, bundle_root: Path, options: dict[str, Any], says: str
 ) -> None:
     assert says in refusal(tmp_path, bundle_root, **options)
+
+
+def test_only_frames_that_are_used_are_read(tmp_path: Path, bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for index in range(40):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(photographs / f"{index:02}.png")
+    (photographs / "39.png").write_text("no image")
+    decoded: list[Path] = []
+    monkeypatch.setattr("fixtures.sessions.setup.decode", decoded.append)
+    content = plan_of(tmp_path, SMALL_SPEC, bundle_root, frames=str(photographs)).content
+    # Batches of 2, and the second input of RAFT is the frame after the first.
+    used = [photographs / f"{index:02}.png" for index in range(MOST_INPUT_SETS * 2 + 1)]
+    assert decoded == list(content.frames) == used
+    assert len(content.digests()) == len(used) + 1
+
+
+def test_inputs_of_a_bench_are_no_more_than_are_read() -> None:
+    assert INPUT_SETS <= MOST_INPUT_SETS
+
+
+def test_damaged_frame_is_refused_before_anything_is_measured(tmp_path: Path, bundle_root: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    says = refusal(tmp_path, bundle_root, frames=str(tmp_path / "photographs"))
+    assert says.startswith(f"{tmp_path}/photographs/a.png: image=")
 
 
 def test_device_is_the_one_that_torch_finds(monkeypatch: pytest.MonkeyPatch) -> None:
