@@ -267,7 +267,7 @@ def test_backend_loads_a_text_tower_as_configured(families: Families, tmp_path: 
         "input": [{"name": one.name, "data_type": "TYPE_INT64", "dims": list(one.dims)} for one in config.input],
         "output": [{"name": one.name, "data_type": "TYPE_FP32", "dims": list(one.dims)} for one in config.output],
     }
-    assert load_problems(as_json, model / "1" / "model.onnx", "24.08") == []
+    assert load_problems(as_json, model / "1" / "model.onnx", "24.08", on_gpu=False) == []
 
 
 def test_variant_of_another_tower_is_another_branch() -> None:

@@ -72,6 +72,19 @@ def test_branch_passes_on_a_running_server(suite_of_running: ServeSuite) -> None
     assert "raft_128 over http: torch float64 " in ended.stdout
 
 
+def test_branch_that_the_running_server_has_not_is_skipped_by_name(
+    suite_of_running: ServeSuite, small_server: SmallServer
+) -> None:
+    """Without --model-repository the server's index says what is there; a given repository has to be served."""
+    spec = suite_of_running.folder / "another.yaml"
+    spec.write_text(suite_of_running.spec.read_text().replace("height: 64,", "branch: another, height: 64,"))
+    ended = suite_of_running.run("--spec", str(spec), "-k", "midas", "-rs")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"1 passed, {TESTS_OF_A_BRANCH - 1} skipped" in ended.stdout
+    where = f"(TRITON_HTTP_URL={small_server.endpoint.http})"
+    assert f"the server's index lists no another {where}" in ended.stdout
+
+
 def test_without_a_server_its_tests_are_skipped_with_the_reason(tmp_path: Path, bundle_root: Path) -> None:
     onnx_dir = published_together(tmp_path / "onnx", bundle_root, [MIDAS])
     suite = ServeSuite(tmp_path, bundle_root, onnx_dir=onnx_dir)

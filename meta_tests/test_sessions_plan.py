@@ -14,8 +14,11 @@ import torch
 from fixtures import onnx_session
 from fixtures.errors import InputError
 from fixtures.sessions.plan import Plan
+from fixtures.triton.live import LiveServer
 from meta_tests.conftest import SMALL_SPEC
+from meta_tests.exports import MIDAS
 from meta_tests.plans import plan_of
+from meta_tests.served import published_together
 
 pytestmark = pytest.mark.usefixtures("own_environment")
 
@@ -79,6 +82,19 @@ def test_runtime_that_needs_tensorrt_is_skipped_without_it(
 def test_runtime_that_needs_cuda_is_skipped_on_a_cpu(tmp_path: Path, bundle_root: Path) -> None:
     plan = plan_of(tmp_path, SMALL_SPEC.replace("[torch]", "[torch-graph]").replace("[1, 2]", "[1]"), bundle_root)
     assert skip_reasons(plan) == ["runtime torch-graph needs a CUDA device, and this run uses cpu"] * 2
+
+
+def test_case_that_the_named_server_has_not_is_skipped_by_name(
+    tmp_path: Path, bundle_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_dir = published_together(tmp_path / "onnx", bundle_root, [MIDAS])
+    monkeypatch.setenv("TRITON_HTTP_URL", "localhost:1")
+    monkeypatch.setattr("fixtures.triton.live.is_ready", lambda _: True)
+    monkeypatch.setattr(LiveServer, "why_absent", lambda _, model: f"the server's index lists no {model}")
+    text = SMALL_SPEC.replace("[torch]", "[torch, triton]").replace("[1, 2]", "[1]").rsplit("  - {", 1)[0]
+    plan = plan_of(tmp_path, text, bundle_root, onnx_dir=str(onnx_dir))
+    absent = "the server's index lists no midas_64x96 (TRITON_HTTP_URL=localhost:1)"
+    assert skip_reasons(plan) == [None, absent]
 
 
 def test_variant_of_another_gpu_is_skipped(tmp_path: Path, bundle_root: Path) -> None:

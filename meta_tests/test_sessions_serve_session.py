@@ -37,7 +37,7 @@ def test_named_server_without_a_fused_file_is_asked_for_none(
 ) -> None:
     """Its repository is not here to read, so that its index counts."""
     monkeypatch.setenv("TRITON_HTTP_URL", "localhost:1")
-    monkeypatch.setattr(LiveServer, "lists", lambda _, model: lists and model == "midas_64x96_fused")
+    monkeypatch.setattr(LiveServer, "why_absent", lambda _, model: None if lists else f"no {model}")
     session = ServeSession.prepare(pytestconfig, options)
     monkeypatch.setattr(ServeSession, "live", LiveServer(Endpoint("localhost:1", "localhost:2")))
     assert session.has_fused(recorded()) == lists

@@ -16,7 +16,7 @@ from fixtures.cases import Export
 from fixtures.spec import Serving
 from fixtures.triton.branches import ServedBranch, served_branch
 from fixtures.triton.config import ServedOn, configs
-from fixtures.triton.emulation.rules import OVERWRITTEN, cuda_options, load_problems
+from fixtures.triton.emulation.rules import OVERWRITTEN, cuda_options, load_problems, session_options
 from fixtures.triton.repository import VERSION, write_repository
 from meta_tests.branches import publish_stand_in
 from meta_tests.exports import MIDAS
@@ -66,63 +66,8 @@ def parameters(**values: str) -> dict[str, Any]:
     return {key: {"string_value": value} for key, value in values.items()}
 
 
-def test_matching_configuration_is_accepted(path: Path) -> None:
-    assert load_problems(config(), path, "24.08") == []
-    assert load_problems(config(input=[tensor("x", dims=["-1", "3"])]), path, "24.08") == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (
-            {"input": [tensor("x", dims=["1", "4"])]},
-            ["tensor 'x': the model expects [1, 3] but the model configuration specifies shape [1, 4]"],
-        ),
-        (
-            {"output": [tensor("y", dims=["3"])]},
-            ["tensor 'y': the model expects [1, 3] but the model configuration specifies shape [3]"],
-        ),
-        (
-            {"input": [tensor("x", data_type="TYPE_FP16")]},
-            ["tensor 'x': the model is TYPE_FP32 but the configuration says TYPE_FP16"],
-        ),
-        (
-            {"input": [tensor("x"), tensor("z")]},
-            ["unexpected inference input 'z', allowed inputs are: x"],
-        ),
-        ({"input": []}, ["input 'x' of the file is not in the configuration"]),
-        ({"output": []}, ["output 'y' of the file is not in the configuration"]),
-        (
-            {"output": [tensor("OUTPUT__0")]},
-            [
-                "unexpected inference output 'OUTPUT__0', allowed outputs are: y",
-                "output 'y' of the file is not in the configuration",
-            ],
-        ),
-    ],
-    ids=["dims", "rank", "dtype", "not in the file", "input not listed", "output not listed", "another name"],
-)
-def test_tensors_that_differ_are_refused(path: Path, changes: dict[str, Any], says: list[str]) -> None:
-    assert load_problems(config(**changes), path, "24.08") == says
-
-
-@pytest.mark.parametrize("dims", [["1", "3"], ["3"]])
-def test_batching_of_a_fixed_first_dimension_is_refused(path: Path, dims: list[str]) -> None:
-    batched = config(max_batch_size=8, input=[tensor("x", dims=dims)], output=[tensor("y", dims=dims)])
-    assert load_problems(batched, path, "24.08") == [
-        f"tensor '{name}': for the model to support batching the shape should have at least 1 dimension and the first "
-        "dimension must be -1; but shape expected by the model is [1, 3]"
-        for name in ("x", "y")
-    ]
-
-
-def test_batching_of_a_dynamic_first_dimension_is_accepted(path: Path) -> None:
-    free = model()
-    for value in (*free.graph.input, *free.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.save(free, path)
-    batched = config(max_batch_size=8, input=[tensor("x", dims=["3"])], output=[tensor("y", dims=["3"])])
-    assert load_problems(batched, path, "24.08") == []
+def problems(asked: Mapping[str, Any], path: Path, triton: str, on_gpu: bool = True) -> list[str]:
+    return load_problems(asked, path, triton, on_gpu)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +76,17 @@ def test_batching_of_a_dynamic_first_dimension_is_accepted(path: Path) -> None:
         ("rocm", {}, "24.08", ["unknown Execution Accelerator 'rocm' is requested"]),
         ("cuda", {}, "24.08", []),
         ("tensorrt", {"precision_mode": "FP16", "trt_engine_cache_enable": "1"}, "24.08", []),
+        ("tensorrt", {"precision_mode": "FP8"}, "24.08", ["unsupported precision mode 'FP8' is requested"]),
+        (
+            "tensorrt",
+            {"trt_engine_cache_enable": "yes", "max_workspace_size_bytes": "much"},
+            "24.08",
+            [
+                "trt_engine_cache_enable: failed to convert 'yes' to a boolean",
+                "max_workspace_size_bytes: failed to convert 'much' to an integer",
+            ],
+        ),
+        ("cuda", {"cudnn_conv_use_max_workspace": "1"}, "24.08", []),
         (
             "tensorrt",
             {"precision_mode": "FP16", "trt_fp16_enable": "1"},
@@ -139,9 +95,9 @@ def test_batching_of_a_dynamic_first_dimension_is_accepted(path: Path) -> None:
         ),
         (
             "cuda",
-            {"cudnn_conv_use_max_workspace": "1"},
+            {"cudnn_use_max_workspace": "1"},
             "26.02",
-            ["unknown parameter 'cudnn_conv_use_max_workspace' is provided for the CUDA Execution Accelerator"],
+            ["unknown parameter 'cudnn_use_max_workspace' is provided for the CUDA Execution Accelerator"],
         ),
         ("cuda", {"use_tf32": "0"}, "24.08", []),
         (
@@ -162,14 +118,29 @@ def test_batching_of_a_dynamic_first_dimension_is_accepted(path: Path) -> None:
 def test_accelerator_options_are_held_to_the_release(
     path: Path, name: str, pairs: Pairs, triton: str, says: list[str]
 ) -> None:
-    assert load_problems(accelerated(name, pairs), path, triton) == says
+    assert problems(accelerated(name, pairs), path, triton) == says
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        accelerated("rocm", {}),
+        accelerated("cuda", {"enable_cuda_graph": "1", "gpu_mem_limit": "1", "no_option": "1"}),
+        accelerated("tensorrt", {"trt_fp16_enable": "1"}),
+        config(parameters=parameters(cudnn_conv_algo_search="9", arena_extend_strategy="many")),
+    ],
+    ids=["accelerator", "cuda", "tensorrt", "parameters"],
+)
+def test_cpu_instance_reads_no_option_of_a_gpu(path: Path, asked: dict[str, Any]) -> None:
+    assert problems(asked, path, "24.08", on_gpu=False) == []
+    assert problems(asked, path, "24.08", on_gpu=True)
 
 
 def test_cpu_accelerators_are_checked_too(path: Path) -> None:
     for name, says in (("openvino", []), ("xnnpack", ["unknown Execution Accelerator 'xnnpack' is requested"])):
         accelerators = {"cpu_execution_accelerator": [{"name": name}]}
         asked = config(optimization={"execution_accelerators": accelerators})
-        assert load_problems(asked, path, "24.08") == says
+        assert problems(asked, path, "24.08") == problems(asked, path, "24.08", on_gpu=False) == says
 
 
 def test_overwritten_keys_are_four() -> None:
@@ -183,7 +154,7 @@ def test_overwritten_keys_are_four() -> None:
 
 @pytest.mark.parametrize("key", sorted(OVERWRITTEN))
 def test_overwritten_key_is_refused_in_an_accelerator(path: Path, key: str) -> None:
-    assert load_problems(accelerated("cuda", {key: "1"}), path, "26.02") == [
+    assert problems(accelerated("cuda", {key: "1"}), path, "26.02") == [
         f"{key}: the backend overwrites it here; write it in the model's top-level `parameters`"
     ]
 
@@ -199,7 +170,42 @@ def test_overwritten_key_is_refused_in_an_accelerator(path: Path, key: str) -> N
     ],
 )
 def test_parameters_take_only_known_numbers(path: Path, values: dict[str, str], says: list[str]) -> None:
-    assert load_problems(config(parameters=parameters(**values)), path, "24.08") == says
+    assert problems(config(parameters=parameters(**values)), path, "24.08") == says
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"intra_op_thread_count": "2", "inter_op_thread_count": "0", "execution_mode": "1"}, []),
+        ({"intra_op_thread_count": "-1"}, []),  # the backend takes numbers below one for the default
+        ({"intra_op_thread_count": " 2 threads"}, []),  # and reads no further than the number
+        ({"intra_op_thread_count": "two"}, ["intra_op_thread_count: failed to convert 'two' to an integer"]),
+        ({"intra_op_thread_count": ""}, ["intra_op_thread_count: failed to convert '' to an integer"]),
+        ({"inter_op_thread_count": "9" * 10}, [f"inter_op_thread_count: failed to convert '{'9' * 10}' to an integer"]),
+        ({"execution_mode": "2"}, ["Expected values for execution_mode are 0 or 1 but got 2"]),
+        ({"execution_mode": "-1"}, ["Expected values for execution_mode are 0 or 1 but got -1"]),
+        ({"execution_mode": "parallel"}, ["execution_mode: failed to convert 'parallel' to an integer"]),
+        ({"enable_mem_arena": "True", "enable_mem_pattern": "off"}, []),
+        ({"enable_mem_arena": "no"}, ["enable_mem_arena: failed to convert 'no' to a boolean"]),
+        (
+            {"share_session_between_instances": ""},
+            ["share_session_between_instances: failed to convert '' to a boolean"],
+        ),
+        ({"a_key_of_another_backend": "any"}, []),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_parameters_of_every_device_are_read_as_the_backend_does(
+    path: Path, values: dict[str, str], says: list[str], on_gpu: bool
+) -> None:
+    assert problems(config(parameters=parameters(**values)), path, "24.08", on_gpu) == says
+
+
+def test_session_gets_the_threads_that_were_asked_for() -> None:
+    asked = parameters(intra_op_thread_count="2", inter_op_thread_count="-3", execution_mode="1")
+    assert session_options(config(parameters=asked)) == {"intra_op_thread_count": 2, "execution_mode": 1}
+    assert session_options(config()) == {}
 
 
 @pytest.mark.parametrize(
@@ -213,14 +219,14 @@ def test_parameters_take_only_known_numbers(path: Path, values: dict[str, str], 
 )
 def test_opset_is_held_to_the_release(path: Path, opset: int, triton: str, says: list[str]) -> None:
     onnx.save(model(opset=opset), path)
-    assert load_problems(config(), path, triton) == says
+    assert problems(config(), path, triton) == says
 
 
 def test_opsets_of_other_domains_are_ignored(path: Path) -> None:
     other = model()
     other.opset_import.append(helper.make_opsetid("com.microsoft", 99))
     onnx.save(other, path)
-    assert load_problems(config(), path, "24.08") == []
+    assert problems(config(), path, "24.08") == []
 
 
 @pytest.mark.parametrize(
@@ -233,7 +239,7 @@ def test_opsets_of_other_domains_are_ignored(path: Path) -> None:
 )
 def test_ir_version_is_held_to_the_release(path: Path, triton: str, says: list[str]) -> None:
     onnx.save(model(ir_version=11), path)
-    assert load_problems(config(), path, triton) == says
+    assert problems(config(), path, triton) == says
 
 
 def save_with_data_at(path: Path, location: str) -> None:
@@ -247,12 +253,12 @@ def save_with_data_at(path: Path, location: str) -> None:
 
 def test_external_data_in_the_folder_is_accepted(path: Path) -> None:
     save_with_data_at(path, "data")
-    assert load_problems(config(), path, "24.08") == []
+    assert problems(config(), path, "24.08") == []
 
 
 def test_missing_external_data_is_refused(path: Path) -> None:
     save_with_data_at(path, "weights")
-    assert load_problems(config(), path, "24.08") == [
+    assert problems(config(), path, "24.08") == [
         f"external data of 'w' is missing: {path.with_name('weights').resolve()}"
     ]
 
@@ -263,29 +269,29 @@ def test_external_data_outside_of_the_folder_is_refused(path: Path, location: st
     outside.write_bytes(bytes(12))
     path.with_name("link").symlink_to(outside)
     save_with_data_at(path, location)
-    (problem,) = load_problems(config(), path, "24.08")
+    (problem,) = problems(config(), path, "24.08")
     assert problem.startswith("external data of 'w' lies outside of the model's folder: ")
     assert problem.endswith("/dev/zero" if location == "/dev/zero" else str(outside.resolve()))
 
 
 def test_missing_file_is_refused(path: Path) -> None:
     path.unlink()
-    assert load_problems(config(), path, "24.08") == [f"unable to find '{path}' for model 'm'"]
+    assert problems(config(), path, "24.08") == [f"unable to find '{path}' for model 'm'"]
 
 
 def test_file_that_is_no_onnx_is_refused(path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"no ONNX", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        assert load_problems(config(), path, "24.08") == [f"{path} is no ONNX model"]
+        assert problems(config(), path, "24.08") == [f"{path} is no ONNX model"]
     path.write_bytes(b"")  # which protobuf reads as a message without fields
-    assert load_problems(config(), path, "24.08")
+    assert problems(config(), path, "24.08")
 
 
 def test_all_problems_are_reported_at_once(path: Path) -> None:
     onnx.save(model(opset=22, ir_version=11), path)
     wrong = accelerated("rocm", {}, input=[], parameters=parameters(cudnn_conv_algo_search="9"))
-    assert len(load_problems(wrong, path, "24.08")) == 5
+    assert len(problems(wrong, path, "24.08")) == 5
 
 
 SERVINGS = [
@@ -303,10 +309,10 @@ def test_written_configuration_is_accepted(tmp_path: Path, serving: Serving, ser
     assert written.popitem()[0] == branch.name  # the ensemble, which is no file
     for name, one in written.items():
         file = tmp_path / "repository" / name / VERSION / "model.onnx"
-        assert load_problems(_as_json(one), file, "24.12") == []
+        assert problems(_as_json(one), file, "24.12", served_on == "cuda") == []
         for tensors in (one.input, one.output):
             tensors[0].dims[0] += 1
-            assert len(load_problems(_as_json(one), file, "24.12")) == 1
+            assert len(problems(_as_json(one), file, "24.12")) == 1
             tensors[0].dims[0] -= 1
 
 

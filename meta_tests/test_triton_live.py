@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from itertools import chain, count, repeat
 from typing import Any
@@ -13,8 +15,9 @@ from tritonclient import http
 from fixtures.triton.branches import Role
 from fixtures.triton.client import open_client
 from fixtures.triton.config import configs, read_config
-from fixtures.triton.live import LiveServer, steps_between
+from fixtures.triton.live import LiveServer, steps_between, why_not_there
 from fixtures.triton.server import Endpoint, RunningServer, ServerError
+from meta_tests.branches import recorded
 from meta_tests.served import FAMILIES, SmallServer, frames_of
 
 # A deprecation warning of a library is no defect of a server.
@@ -32,10 +35,52 @@ def test_server_is_live_and_its_backend_emulated(live: LiveServer) -> None:
     assert live.kind("midas_64x96_onnx") == "emulated"
 
 
-def test_server_lists_the_models_of_its_repository(small_server: SmallServer, live: LiveServer) -> None:
+def test_models_of_the_repository_are_there(small_server: SmallServer, live: LiveServer) -> None:
     for branch in small_server.branches.values():
-        assert all(live.lists(model.name) for model in branch.models.values())
-    assert not live.lists("midas_64x96_another")
+        assert [live.why_absent(model.name) for model in branch.models.values()] == [None] * len(branch.models)
+
+
+NOT_LOADED = "the server has {} in its repository and has not loaded it"
+
+
+def test_model_that_is_not_there_is_named(small_server: SmallServer, live: LiveServer) -> None:
+    assert live.why_absent("another") == "the server's index lists no another"
+    (small_server.repository / "another" / "1").mkdir(parents=True)
+    try:
+        assert live.why_absent("another") == NOT_LOADED.format("another")
+    finally:
+        shutil.rmtree(small_server.repository / "another")
+
+
+def test_unloaded_model_is_not_there(small_server: SmallServer, live: LiveServer) -> None:
+    fused = small_server.branches["midas"].models["fused"].name
+    live.unload(fused)
+    try:
+        deadline = time.monotonic() + 30
+        while live.why_absent(fused) is None and time.monotonic() < deadline:  # it unloads after it has answered
+            time.sleep(0.01)
+        assert live.why_absent(fused) == NOT_LOADED.format(fused)
+    finally:
+        live.load(fused)
+
+
+def test_model_whose_loading_failed_is_there(monkeypatch: pytest.MonkeyPatch, live: LiveServer) -> None:
+    """That it is not ready is a defect of the server, and no reason to skip its tests."""
+    failed = {"name": "m", "version": "1", "state": "UNAVAILABLE", "reason": "Internal: unable to find 'model.onnx'"}
+    monkeypatch.setattr(http.InferenceServerClient, "get_model_repository_index", lambda _: [failed])
+    assert live.why_absent("m") is None
+
+
+@pytest.mark.parametrize("absent", ["midas_64x96", "midas_64x96_onnx"])
+def test_branch_that_a_named_server_has_not_is_named(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
+    monkeypatch.setattr("fixtures.triton.live.is_ready", lambda _: True)
+    monkeypatch.setattr(LiveServer, "why_absent", lambda _, model: f"no {model}" if model == absent else None)
+    assert why_not_there(Endpoint("h:1", "h:2"), recorded()) == f"no {absent} (TRITON_HTTP_URL=h:1)"
+
+
+def test_named_server_that_does_not_answer_skips_nothing() -> None:
+    """The first test that asks it fails with the reason."""
+    assert why_not_there(Endpoint("127.0.0.1:1", "127.0.0.1:2"), recorded()) is None
 
 
 def test_running_server_keeps_running(small_server: SmallServer, live: LiveServer) -> None:
