@@ -11,6 +11,7 @@ import pytest
 from fixtures.errors import InputError
 from fixtures.sessions import pytest_plugin
 from fixtures.sessions.options import add_options
+from fixtures.standard_streams import escape_unencodable
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +32,7 @@ def pytest_cmdline_main() -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    escape_unencodable()
     with pytest_plugin.usage_errors():
         pytest_plugin.begin_sessions(config)
 

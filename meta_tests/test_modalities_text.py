@@ -37,7 +37,7 @@ def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     [
         (b"", "prompts=0, expected a UTF-8 text file with a prompt a line. Name another file."),
         (b" \n\t\n", "prompts=0, "),
-        ("ein Hündchen".encode("latin-1"), "content=no UTF-8, "),
+        ("ein Hündchen".encode("latin-1"), "encoding=not UTF-8 (byte 0xfc at 5), "),
         (b"dog\n" * 2**18 + b"x", "size=1048577, expected a UTF-8 text file with a prompt a line, up to 1 MiB"),
     ],
     ids=["empty", "blank", "Latin 1", "too large"],

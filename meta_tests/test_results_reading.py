@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from fixtures.errors import InputError
 from fixtures.records import MemoryCase, Summary
-from fixtures.results.reading import summarize_file, summarize_text
+from fixtures.results.reading import summarize_content, summarize_file
 from fixtures.results.run_folder import plain
 from fixtures.results.summary import summarize_case
 from meta_tests.any_value import places, values
@@ -99,7 +99,7 @@ def summary_with(content: Any, place: tuple[str | int, ...], value: object) -> S
     except ValueError:
         document = None
     try:
-        read = summarize_text(Path("bench.json"), text, document if isinstance(document, dict) else None)
+        read = summarize_content(Path("bench.json"), text.encode(), document if isinstance(document, dict) else None)
     except InputError:
         return None
     read.summary.model_dump_json()

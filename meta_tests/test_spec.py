@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from fixtures import registry
 from fixtures.cases import cases_of
 from fixtures.errors import InputError
 from fixtures.spec import Spec, load_spec
-from fixtures.spec.located_yaml import MAX_BYTES
+from fixtures.spec.located_yaml import MAX_BYTES, load_located_yaml
 from fixtures.subject import require_known
 from meta_tests.any_value import with_any_value
 from meta_tests.conftest import ROOT, SMALL_SPEC
@@ -114,7 +115,16 @@ def test_shipped_specs_load(path: Path) -> None:
             "variants[0].precision='fp16', expected `dtype` alone, of which `precision` is a deprecated alias. Remove",
         ),
         ("dtype: fp32", "dtype: fp32\ndtype: fp16", 4, "key='dtype' twice"),
-        ("dtype: fp32", "dtype: 2001-99-99", 3, "valid YAML"),
+        ("dtype: fp32", "dtype: !!timestamp 2001-99-99", 3, "valid YAML"),
+        ("[1, 2]", "[001, 010]", 5, "batches[0]='001', expected a valid integer. Write plain digits, such as 1: no"),
+        ("[1, 2]", "[1:04]", 5, "batches[0]='1:04', expected a valid integer. Write plain digits"),
+        ("[1, 2]", "[1_000]", 5, "batches[0]='1_000', expected a valid integer. Write plain digits, such as 1000: no"),
+        ("[1, 2]", "[1,024]", 5, "batches[1]='024', expected a valid integer"),
+        ("cpu_budget_s: 0.2", "cpu_budget_s: 00.2", 6, "cpu_budget_s='00.2', expected a valid number. Write plain"),
+        ("cpu_budget_s: 0.2", "cpu_budget_s: 1:30", 6, "cpu_budget_s='1:30', expected a valid number"),
+        ("dtype: fp32", "dtype: fp32\nowner: true", 4, "owner=True, expected a valid string. Write it in quotes."),
+        ("dtype: fp32", "dtype: fp32\nowner: 12", 4, "owner=12, expected a valid string. Write it in quotes."),
+        ("width: 96", "width: 96, optional: yes", 8, "optional='yes', expected a valid boolean. Write true or false."),
         ("dtype: fp32", "dtype: [fp32", 4, "valid YAML"),
         ("dtype: fp32", "dtype: !!python/object:os.system {}", 3, "'fp32', 'tf32' or 'fp16'"),
         ("cpu_budget_s: 0.2", "cpu_budget_s: .inf", 6, "finite"),
@@ -130,6 +140,27 @@ def test_broken_rule_is_refused_with_its_line(tmp_path: Path, old: str, new: str
     message = refusal(tmp_path, SMALL_SPEC.replace(old, new, 1))
     assert f"spec.yaml:{line}:" in message
     assert says in message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((word, word) for word in ("no", "yes", "on", "Off", "NO", "y", "1:04", "2001-02-03", "=", "1_000", "010")),
+        *(("0o10", 8), ("0x1F", 31), ("-3", -3), ("+4", 4), ("0", 0), ("1e3", 1000.0), (".5", 0.5), ("5.", 5.0)),
+        *(("true", True), ("False", False), ("~", None), ("null", None), ("", None), ("-.inf", -math.inf)),
+        ('"\\u2028"', "\u2028"),
+        ('"a\u2028b\x85c"', "a\u2028b\x85c"),
+        ("a\u2028b # c\u2029key: 1", "a\u2028b"),
+    ],
+)
+def test_plain_words_mean_what_people_read(tmp_path: Path, text: str, value: object) -> None:
+    """The core schema of YAML 1.2, and its line ends. What is no number for all readers of YAML is text."""
+    path = tmp_path / "a.yaml"
+    path.write_text(f"key: {text}\nlast: 1\n")
+    read = load_located_yaml(path)
+    assert read.data == {"key": value, "last": 1}
+    assert type(read.data["key"]) is type(value)
+    assert read.where(("last",)) == f"{path}:2"
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "just text", "42"])

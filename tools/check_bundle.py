@@ -26,6 +26,7 @@ from fixtures.errors import InputError
 from fixtures.records import ArtifactCheck, BundleCheck, DigestVerdict
 from fixtures.sessions.setup import SPECS
 from fixtures.spec import load_spec
+from fixtures.standard_streams import write_json
 from fixtures.subject import require_known
 from fixtures.weights.bundle import Bundle
 from tools import command_line
@@ -63,7 +64,7 @@ def main() -> int:
     arguments = parser.parse_args()
     check = check_bundle(_request(arguments))
     if arguments.json:
-        print(check.model_dump_json(indent=2))
+        write_json(check.model_dump_json(indent=2) + "\n")
     else:
         _print(check)
     return 1 if check.problems else 0

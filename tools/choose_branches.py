@@ -20,6 +20,7 @@ from fixtures.records import Choice, RoleChoice
 from fixtures.results.reading import read_run
 from fixtures.results.run_folder import write_output
 from fixtures.spec import load_spec
+from fixtures.standard_streams import write_json
 from tools import command_line
 
 
@@ -40,7 +41,7 @@ def main() -> int:
         choice = choose(summary, spec.roles, spec.name)
     text = choice.model_dump_json(indent=2) + "\n"
     if arguments.output is None:
-        sys.stdout.write(text)
+        write_json(text)
     else:
         write_output(arguments.output, text, [arguments.run, arguments.spec])
     for line in _in_words(choice):

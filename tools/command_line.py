@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from fixtures.errors import InputError
+from fixtures.standard_streams import escape_unencodable
+
+_READER_HAS_ENDED = 128 + signal.SIGPIPE  # as a shell says of a program that the signal has ended
 
 
 def run(main: Callable[[], int]) -> None:
     """Run a tool's main function and exit."""
+    escape_unencodable()
     try:
-        sys.exit(main())
+        code = main()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        sys.exit(code)
     except InputError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # `| head`; what is left in the buffer must not raise again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(_READER_HAS_ENDED)
 
 
 def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

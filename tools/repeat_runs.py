@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def _require_same_arguments(side: Side, common: Sequence[str], out: Path) -> Non
     where = f"--run-id {out.parent.name}"
     with system_errors(where, "folder", "a folder to write to", "Choose another name."):
         runs = list(out.glob(f"*/{SUMMARY}"))
-        then = (out / _ARGUMENTS).read_text().strip() if runs and (out / _ARGUMENTS).exists() else None
+        then = os.fsdecode((out / _ARGUMENTS).read_bytes()).strip() if runs and (out / _ARGUMENTS).exists() else None
     now = _fingerprint(side, common)
     if then is not None and then != now:
         what = f"arguments of {side.name}={now!r}"
@@ -152,7 +153,7 @@ def _measure(side: Side, common: Sequence[str], out: Path, run_id: str) -> int:
             print(f"{side.name}, {run_id}: measured before")
             return 0
         out.mkdir(parents=True, exist_ok=True)
-        (out / _ARGUMENTS).write_text(_fingerprint(side, common) + "\n")
+        (out / _ARGUMENTS).write_bytes(os.fsencode(_fingerprint(side, common) + "\n"))
     resumed = ["--resume"] if begun else []
     tests = [] if any("bench_tests" in argument for argument in (*common, *side.arguments)) else ["bench_tests"]
     command = [side.python, "-m", "pytest", *tests, *common, *side.arguments, "--out", str(out), "--run-id", run_id]

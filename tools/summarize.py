@@ -15,6 +15,7 @@ from fixtures.errors import InputError
 from fixtures.records import Summary
 from fixtures.results.reading import summarize_file
 from fixtures.results.run_folder import write_output
+from fixtures.standard_streams import write_json
 from tools import command_line
 
 
@@ -40,7 +41,7 @@ def main() -> int:
 def _emit(summary: Summary, file: Path, output: Path | None) -> None:
     text = summary.model_dump_json(indent=2) + "\n"
     if output is None:
-        sys.stdout.write(text)
+        write_json(text)
         return
     write_output(output, text, [file])
     print(f"wrote {output}: {len(summary.cases)} cases")
