@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Iterable
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
@@ -143,13 +142,13 @@ def test_stored_run_is_the_same_as_itself_but_for_one_noisy_row() -> None:
 
 def test_report_of_bare_rows_reads_each_file_once(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    text_of = Path.read_text
+    content_of = Path.read_bytes
 
-    def read_text(path: Path, *args: Any, **kwargs: Any) -> str:
+    def read_bytes(path: Path) -> bytes:
         read.append(path)
-        return text_of(path, *args, **kwargs)
+        return content_of(path)
 
-    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
     baseline = Path(shutil.copy(rows, rows.with_name("baseline.jsonl")))
     material = read_material(rows, baseline, None, None)
     assert sorted(path for path in read if path.suffix == ".jsonl") == sorted([rows, baseline])

@@ -13,7 +13,7 @@ from fixtures.decision.deployment import read_choice
 from fixtures.errors import InputError
 from fixtures.manifest import MANIFEST, read_manifest
 from fixtures.modalities.text import read_prompts
-from fixtures.records import BundleLock, Manifest, SyntheticMarker
+from fixtures.records import BundleLock, LockedFile, Manifest, SyntheticMarker
 from fixtures.report.material import read_material
 from fixtures.results.reading import read_run
 from fixtures.results.run_folder import RESULTS, SUMMARY, RunFolder
@@ -87,7 +87,7 @@ def test_byte_order_mark_changes_nothing(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda text: gzip.compress(text.encode()), "content=a gzip archive, expected UTF-8 text. Unpack it with"),
+        (lambda text: gzip.compress(text.encode()), "content=a gzip archive, expected UTF-8 text. Unpack it."),
         (lambda text: text.encode("utf-16"), "encoding=UTF-16 text, expected UTF-8 text. Save it as UTF-8."),
         (lambda text: text.encode("utf-16-be"), "encoding=UTF-16 or UTF-32 text, expected UTF-8 text."),
         (lambda text: text.encode("utf-32"), "encoding=UTF-32 text, expected UTF-8 text. Save it as UTF-8."),
