@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 import torch
+from torch._inductor import config
 
 from fixtures import registry
 from fixtures.cases import Case
@@ -20,6 +21,7 @@ from fixtures.spec import Dtype, Frame, Variant
 from fixtures.subject import PreprocessAndModel, TorchSubject, device_inputs
 from fixtures.weights.bundle import Bundle
 from meta_tests.loading import CONTENT, torch_subject
+from meta_tests.packages import COMPILED_ONCE
 
 CPU = torch.device("cpu")
 MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=96)
@@ -73,12 +75,11 @@ def test_runtime_is_closed_when_load_fails(subject: TorchSubject) -> None:
     assert closed == [True]
 
 
+@config.patch(COMPILED_ONCE)  # type: ignore[untyped-decorator]
 def test_each_compilation_uses_an_empty_cache_and_removes_it(
     subject: TorchSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    # Inductor tries each instruction set of the CPU by compiling three files, which takes most of the time here.
-    monkeypatch.setattr(torch._inductor.config.cpp, "vec_isa_ok", True)
     small = replace(subject, module=cast(PreprocessAndModel, torch.nn.Hardtanh()))
     folders = []
     for _ in range(2):
