@@ -1,4 +1,4 @@
-"""A small AOTInductor package, compiled once for all tests and kept in the cache."""
+"""AOTInductor packages, compiled once for all tests and kept in the cache."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import zipfile
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch._inductor import config
 
 from fixtures.cases import Export
 from fixtures.export.gate import Gate, GateSettings, Make
+from fixtures.packages import platform_here
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.weights.bundle import Bundle
@@ -21,6 +24,8 @@ from meta_tests.exports import Published, reference_of
 
 TINY = Variant(name="midas_small_64", family="midas", model="MiDaS_small", height=64, width=64)
 PACKAGE = "midas/midas_small_64.pt2"
+EXPORT = Export(TINY, 1, "fp32", format="aoti")
+
 
 # Settings of Inductor with which the first compilation takes 21 CPU seconds instead of 35: headers that are compiled
 # beforehand save time from the third one on, and instruction sets are else tried by compiling three files.
@@ -31,21 +36,27 @@ COMPILED_ONCE = {
 }
 
 
+def published_package(bundle_root: Path, export: Export = EXPORT, on_cuda: bool = False) -> Published:
+    """A variant of a bundle as a package for this machine, which has passed its gate; its file is in the cache."""
+    return _published(bundle_root, export, on_cuda)
+
+
 @cache
-def published_package(bundle_root: Path) -> Published:
-    """TINY as a package for this machine's CPU, which has passed its gate."""
-    export = Export(TINY, 1, "fp32", format="aoti")
-    weights = Bundle(bundle_root).weights(locate_checkpoint(TINY, Bundle(bundle_root)))
-    reference = reference_of(bundle_root, TINY)
+def _published(bundle_root: Path, export: Export, on_cuda: bool) -> Published:
+    variant = export.variant
+    weights = Bundle(bundle_root).weights(locate_checkpoint(variant, Bundle(bundle_root)))
+    reference = reference_of(bundle_root, variant)
 
     def make(folder: Path) -> None:
-        gate = Gate(export, reference, weights, GateSettings(folder, export.file, "24.08", False, None, ""))
-        with config.patch(COMPILED_ONCE):
+        gate = Gate(export, reference, weights, GateSettings(folder, export.file, "24.08", on_cuda, None, ""))
+        with config.patch({} if on_cuda else COMPILED_ONCE):
             gate.publish()
         gate.close()
 
-    given = {"variant": TINY.model_dump(mode="json"), "weights": [weights.name, weights.sha256, weights.synthetic]}
-    recipe = Recipe("package", given, (__name__,), make)
+    here = platform_here(torch.device("cuda", 0) if on_cuda else torch.device("cpu"))
+    given: dict[str, Any] = {"variant": variant.model_dump(mode="json"), "batch": export.batch, "dtype": export.dtype}
+    given |= {"weights": [weights.name, weights.sha256, weights.synthetic], "platform": here.model_dump()}
+    recipe = Recipe(f"package_{export.id}", given, (__name__,), make)
     return Published(export, reference, weights, view(recipe, bundle_root.parent / recipe.folder.name))
 
 
