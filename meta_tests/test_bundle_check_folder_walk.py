@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,44 @@ def test_broken_tokenizer_is_named_with_what_belongs_there(
     assert BROKEN[damage] in problem
     assert "What belongs there: the Hugging Face hub's cache of the tokenizer roberta-base, for clap_text, " in problem
     assert of(check, TOKENIZER).loads != "yes"
+
+
+def _configured(place: ModelsRoot, **configuration: object) -> str:
+    """The problem of a tokenizer with another tokenizer_config.json."""
+    (place.snapshot / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 512, **configuration}))
+    (problem,) = place.check().problems
+    return problem
+
+
+def test_tokenizer_that_cannot_pad_is_refused_with_the_file_to_add(place: ModelsRoot) -> None:
+    """As the hub has roberta-base: the class of the tokenizer, which knows its padding, follows from config.json."""
+    problem = _configured(place)
+    assert (
+        ": tokenizer=one without a padding token, expected that of roberta-base, which pads. Add config.json" in problem
+    )
+    (place.snapshot / "config.json").write_text('{"model_type": "roberta"}')
+    check = place.check()
+    assert check.problems == ()
+    assert of(check, TOKENIZER).loads == "yes"
+
+
+def test_tokenizer_of_another_model_is_refused(place: ModelsRoot) -> None:
+    assert "tokenizer=another model's: it pads with id 5" in _configured(place, pad_token=_token_of(place, 5))
+
+
+def test_tokenizer_without_its_words_is_refused(place: ModelsRoot) -> None:
+    path = place.snapshot / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = content["model"]["vocab"]
+    content["model"] |= {"vocab": {word: words[word] for word in list(words)[:5]}, "merges": []}
+    path.write_text(json.dumps(content))
+    (problem,) = place.check().problems
+    assert "tokenizer=without a vocabulary: ids of 'a dog barks on a beach' are equal" in problem
+
+
+def _token_of(place: ModelsRoot, number: int) -> str:
+    words: dict[str, int] = json.loads((place.snapshot / "tokenizer.json").read_text())["model"]["vocab"]
+    return next(word for word, own in words.items() if own == number)
 
 
 def test_missing_tokenizers_are_named(place: ModelsRoot) -> None:

@@ -276,6 +276,7 @@ def test_vit_h_14_has_positions_of_its_official_size() -> None:
         ("timm", "vit_tiny_patch16_224", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         ("timm", "resnet50", "bicubic", IMAGENET_MEAN, IMAGENET_STD),
         ("timm", "tf_efficientnet_b0", "bicubic", IMAGENET_MEAN, IMAGENET_STD),
+        ("timm", "tf_efficientnet_b0_ns", "bicubic", IMAGENET_MEAN, IMAGENET_STD),  # renamed since
         ("timm", "inception_v3", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         ("timm", "vgg11", "bilinear", IMAGENET_MEAN, IMAGENET_STD),
         ("timm", "resnet50.tv_in1k", "bilinear", IMAGENET_MEAN, IMAGENET_STD),

@@ -22,7 +22,12 @@ from meta_tests.test_models_classification import FAMILIES, TIMM, variant_of
 
 @pytest.mark.parametrize(
     ("name", "model", "height", "width"),
-    [("torchvision", "maxvit_t", 448, 448), ("torchvision", "swin_t", 56, 112), ("timm", "test_vit", 96, 64)],
+    [
+        ("torchvision", "maxvit_t", 448, 448),
+        ("torchvision", "swin_t", 56, 112),
+        ("timm", "test_vit", 96, 64),
+        ("timm", "tf_efficientnet_b0_ns", 64, 64),
+    ],
 )
 def test_network_takes_another_size(name: str, model: str, height: int, width: int) -> None:
     variant = variant_of(name, model, height=height, width=width, classes=10)
