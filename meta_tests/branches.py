@@ -42,7 +42,7 @@ def record_of(export: Export, **changes: Any) -> FileRecord:
         "precision": export.file_dtype,
         "inputs": interface.inputs,
         "outputs": interface.outputs,
-        "normalization": tower_of(variant).modality.normalization,
+        "normalization": tower_of(variant).modality.normalization_for(variant),
     }
     return record(**facts | changes)
 

@@ -26,6 +26,7 @@ def summary(variant: object) -> Summary:
         (STORED, True),
         (OLDER, True),
         (STORED | {"dtype": "fp32"}, False),
+        ({key: value for key, value in STORED.items() if value is not None}, True),
         (OLDER | {"precision": None}, False),
         (STORED | {"height": 96}, False),
         ("damaged", False),

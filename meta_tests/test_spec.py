@@ -84,6 +84,13 @@ def test_shipped_specs_load(path: Path) -> None:
             9,
             "tokens=1, expected 3 to 512",
         ),
+        (
+            "family: raft, model: raft_small, height: 128, width: 128",
+            "family: clip, model: ViT-B-32, tower: text, tokens: 77, fit: crop",
+            9,
+            "fit='crop', expected none where no frames enter. Remove it.",
+        ),
+        ("width: 96", "width: 96, fit: stretch", 8, "fit='stretch', expected 'squash', 'crop' or 'pad'"),
         ("model: MiDaS_small", "model: MiDaS", 8, "expected one of MiDaS_small, DPT_Hybrid, DPT_Large."),
         ("family: raft", "family: timm", 9, "model='raft_small', expected a network of timm"),
         ("family: raft, model: raft_small", "family: timm, model: resnet18", 9, "Add `weights: FILE`"),

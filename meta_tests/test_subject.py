@@ -9,7 +9,7 @@ import pytest
 
 from fixtures.cases import Case
 from fixtures.errors import InputError
-from fixtures.spec import Dtype
+from fixtures.spec import Dtype, Frame, Variant
 from fixtures.subject import Sources, require_exported
 from fixtures.weights.bundle import Bundle, Weights
 from meta_tests.exports import RAFT, Published, published
@@ -21,10 +21,10 @@ def raft(bundle_root: Path, tmp_path: Path) -> Published:
     return published(bundle_root, RAFT).copy(tmp_path / "onnx")
 
 
-def refusal(place: Published, bundle: Bundle, dtype: Dtype = "fp32") -> str:
+def refusal(place: Published, bundle: Bundle, dtype: Dtype = "fp32", variant: Variant = RAFT) -> str:
     """Why the file is not measured: a message that names the file and how to make it."""
     with pytest.raises(InputError) as caught:
-        require_exported(Case(RAFT, 1, dtype, "onnxruntime"), Sources(bundle, place.folder))
+        require_exported(Case(variant, 1, dtype, "onnxruntime"), Sources(bundle, place.folder))
     assert str(caught.value).startswith(f"{place.file}: ")
     assert "Export it: `pytest export_tests" in str(caught.value)
     return str(caught.value)
@@ -52,6 +52,16 @@ def test_file_of_another_precision_class_is_refused(raft: Published, bundle_root
     message = refusal(raft, Bundle(bundle_root), "fp16")
     assert re.search("=fp32, expected fp16 for raft_small_128-b1-fp16-onnxruntime", message)
     assert "Export it: `pytest export_tests --dtype fp16` with the same --spec and --onnx-dir." in message
+
+
+def test_file_whose_frames_a_server_would_fit_otherwise_is_refused(raft: Published, bundle_root: Path) -> None:
+    frames = Frame(height=180, width=320)
+    other = RAFT.model_copy(update={"fit": "crop", "frame": frames})
+    message = refusal(raft, Bundle(bundle_root), variant=other)
+    assert "resize=squash, bilinear, expected crop, bilinear for raft_small_128-b1-fp32-onnxruntime." in message
+    sources = Sources(Bundle(bundle_root), raft.folder)
+    for variant in (RAFT.model_copy(update={"frame": frames}), RAFT.model_copy(update={"fit": "crop"})):
+        assert require_exported(Case(variant, 1, "fp32", "onnxruntime"), sources)
 
 
 def test_file_of_other_weights_is_refused(raft: Published, bundle_root: Path) -> None:

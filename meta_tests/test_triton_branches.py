@@ -73,6 +73,10 @@ def ir_version_of_a_newer_release(place: Place) -> None:
     place.enter(ir_version=11)
 
 
+def other_fit(place: Place) -> None:
+    place.spec.write_text(SPEC.replace("family: midas", "fit: pad, family: midas"))
+
+
 def no_normalization(place: Place) -> None:
     place.enter(normalization=None)
 
@@ -96,6 +100,7 @@ NEWER = "expected opset 21 and IR 10 at most, which Triton 24.08 to 24.11 loads.
         (other_size, f"height of {MIDAS_FILE}=384, expected 256, as the spec says. Export it again"),
         (opset_of_a_newer_release, f"opset=22, IR version=10, {NEWER}"),
         (ir_version_of_a_newer_release, f"opset=18, IR version=11, {NEWER}"),
+        (other_fit, f"fit of {MIDAS_FILE}=squash, expected pad, as the spec says. Export it again"),
         (no_normalization, f"normalization of {MIDAS_FILE}=missing, expected a manifest that says how frames are"),
     ],
     ids=lambda value: value.__name__.replace("_", " ") if callable(value) else "",

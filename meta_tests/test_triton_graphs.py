@@ -112,6 +112,37 @@ def test_preprocess_equals_the_module_and_the_official_transform(
             assert grey_levels(branch, output - official) <= most_grey_levels(branch.frame_size), name
 
 
+RESNET = Variant(name="r", family="torchvision", model="resnet50", height=64, width=96)
+CLIP = Variant(name="c", family="clip", model="ViT-B-32", tower="image", height=64, width=64)
+FITTED = {
+    "crop, bilinear": (RESNET, (180, 320)),
+    "crop, portrait": (RESNET, (320, 180)),
+    "crop, enlarged": (RESNET, (40, 50)),
+    "crop, bicubic": (CLIP, (180, 320)),
+    "squash, antialiased": (CLIP.model_copy(update={"fit": "squash"}), (180, 64)),
+    "pad, columns": (CLIP.model_copy(update={"fit": "pad"}), (180, 101)),
+    "pad, rows": (RESNET.model_copy(update={"fit": "pad"}), (60, 320)),
+    "pad without antialiasing": (MIDAS.model_copy(update={"fit": "pad"}), (180, 180)),
+    "crop without antialiasing": (RAFT.model_copy(update={"fit": "crop"}), (180, 320)),
+}
+
+
+@pytest.mark.parametrize("fitted", FITTED)
+def test_fitted_preprocess_equals_the_module(tmp_path: Path, fitted: str) -> None:
+    variant, frame_size = FITTED[fitted]
+    branch = recorded(with_frame(variant, frame_size), 2)
+    path = saved(preprocess_model(branch), tmp_path)
+    assert fixed_interface(path) == Interface(branch.inputs, branch.record.inputs)
+    assert branch.normalization
+    module = Preprocess(branch.normalization, variant.size, torch.float32)
+    session = open_session(path, "cpu", "fp32")
+    for name, frames in contents(len(branch.inputs), 2, frame_size).items():
+        outputs = session.run(None, dict(zip([tensor.name for tensor in branch.inputs], frames, strict=True)))
+        for output, one in zip(outputs, frames, strict=True):
+            of_bench = module(torch.from_numpy(np.ascontiguousarray(one))).numpy()
+            assert grey_levels(branch, output - of_bench) <= most_grey_levels(frame_size), name
+
+
 @pytest.mark.parametrize("interpolation", [cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_LANCZOS4])
 def test_another_interpolation_exceeds_the_bound(tmp_path: Path, interpolation: int) -> None:
     """Proves that the comparison above can fail."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def test_repository_for_a_cpu_names_no_gpu(place: Place) -> None:
     text = (place.out / "README.md").read_text()
     assert "--gpus" not in text
     assert "cuda-memory-pool" not in text
+
+
+def test_readme_says_how_frames_are_fitted(place: Place) -> None:
+    place.build()
+    assert "No frame is resized or cropped: frames have the sizes" in (place.out / "README.md").read_text()
+    shutil.rmtree(place.out)
+    repository = place.build("--frame", "90x160")
+    text = (place.out / "README.md").read_text()
+    assert "- `midas_256`: squash, bicubic\n" in text
+    assert repository.branches["midas_256"].resize == "squash, bicubic"
 
 
 def test_docker_line_is_one_shell_command(place: Place) -> None:
