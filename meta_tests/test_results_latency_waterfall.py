@@ -8,7 +8,7 @@ import pytest
 
 from fixtures.records import CaseSummary
 from fixtures.results.latency_waterfall import sentence, waterfalls
-from meta_tests.served_rows import ORT, PATHS, TORCH, TRITON, case, path, served
+from meta_tests.served_rows import ORT, PATHS, TORCH, TRITON, case, latency, path, served
 
 
 def hops(*cases: CaseSummary) -> dict[str, tuple[float, float]]:
@@ -53,8 +53,31 @@ def test_tax_is_the_time_of_the_client_over_onnx_runtime() -> None:
     assert (waterfall.case_id, waterfall.server) == (TRITON.id, "emulated")
     assert sentence(waterfall) == (
         "torch 3.00 → ONNX Runtime 4.00 → Triton, model alone 5.00 → Triton, ensemble 7.00 → client, http 9.00 ms "
-        "(emulated server); serving tax 125% over ONNX Runtime"
+        "(emulated server); serving tax 125% over ONNX Runtime; not measured together with the rest: torch, "
+        "ONNX Runtime"
     )
+
+
+def test_file_that_was_timed_beside_the_requests_stands_for_its_row() -> None:
+    """The row is of another minute, in which the host was another one: it would say a tax of 125%."""
+    beside = served().model_copy(update={"in_process": latency(8.0), "in_process_runtime": "onnxruntime"})
+    (waterfall,) = waterfalls([TORCH, ORT, case("triton", 12.0, served=beside)])
+    assert [(hop.hop, hop.ms, hop.together) for hop in waterfall.hops] == [
+        ("torch", 3.0, False),
+        ("ONNX Runtime", 8.0, True),
+        ("Triton, model alone", 5.0, True),
+        ("Triton, ensemble", 7.0, True),
+        ("client, http", 9.0, True),
+    ]
+    assert waterfall.serving_tax_percent == pytest.approx((9.0 / 8.0 - 1) * 100)
+    assert sentence(waterfall).endswith("serving tax 12% over ONNX Runtime; not measured together with the rest: torch")
+
+
+def test_file_that_was_timed_beside_the_requests_needs_no_row() -> None:
+    beside = served().model_copy(update={"in_process": latency(8.0), "in_process_runtime": "onnxruntime"})
+    (waterfall,) = waterfalls([case("triton", 12.0, served=beside)])
+    assert "together" not in sentence(waterfall)
+    assert waterfall.serving_tax_percent is not None
 
 
 @pytest.mark.parametrize("changes", [{"batch": 2}, {"variant": "w"}, {"dtype_requested": "fp16"}], ids=str)

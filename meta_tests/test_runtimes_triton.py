@@ -36,7 +36,10 @@ def test_served_branch_is_measured_on_a_server_of_its_own(
         *("torch", "ONNX Runtime", "Triton, model alone", "Triton, ensemble", "client, http")
     ]
     assert waterfall["serving_tax_percent"] is not None
+    assert [hop["together"] for hop in waterfall["hops"]] == [False, True, True, True, True]
+    assert waterfall["hops"][1]["ms"] == case["served"]["in_process"]["p50"]
     assert "(emulated server); serving tax " in ended.stdout
+    assert "over ONNX Runtime; not measured together with the rest: torch" in ended.stdout
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
     served = [row for row in rows if row["runtime"] == "triton"]
     assert len(served) == case["rounds"] >= 5
