@@ -37,6 +37,7 @@ def record_of(export: Export, **changes: Any) -> FileRecord:
         "family": variant.family,
         "model": variant.model,
         "tower": variant.tower,
+        "activation": variant.activation,
         **{key: getattr(variant, key) for keys in SIZE_KEYS.values() for key in keys},
         "batch": export.batch,
         "precision": export.file_dtype,

@@ -20,6 +20,7 @@ from fixtures.models.parts.attention import SplitAttention
 from fixtures.models.parts.clip import ClipSizes
 from fixtures.models.parts.dpt import Dpt
 from fixtures.models.parts.folding import fold_batch_norms
+from fixtures.models.parts.upstream_clip import upstream_clip
 from fixtures.spec import Variant
 from fixtures.synthetic.weights import synthetic_tensor
 
@@ -100,6 +101,17 @@ def test_towers_of_clip_are_those_of_open_clip(
     assert difference(variant, inputs) < ROUNDED
     monkeypatch.setattr(clip_parts, place, fault)
     assert difference(variant, inputs) > 100 * ROUNDED
+
+
+@pytest.mark.usefixtures("tiny_clip")
+@pytest.mark.parametrize(("variant", "inputs"), [(IMAGE, images(64, 96)), (TEXT, texts())], ids=["images", "texts"])
+def test_gelu_of_clip_is_that_of_open_clip(monkeypatch: pytest.MonkeyPatch, variant: Variant, inputs: Tensor) -> None:
+    with_gelu = variant.model_copy(update={"activation": "gelu"})
+    assert difference(with_gelu, inputs) < ROUNDED
+    as_openai = partial(upstream_clip, quick_gelu=True)
+    monkeypatch.setattr(clip_module, "upstream_clip", lambda entries, size, _quick_gelu: as_openai(entries, size))
+    assert difference(with_gelu, inputs) > 100 * ROUNDED
+    assert difference(variant, inputs) < ROUNDED
 
 
 def test_resize_and_attention_of_dpt_are_those_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:

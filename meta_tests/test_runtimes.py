@@ -162,11 +162,11 @@ def test_signature_changes_with_the_function(bundle_root: Path, subject: TorchSu
     assert larger.signature != same.signature
 
 
-def test_signature_changes_with_the_fit_of_frames_that_are_resized(bundle_root: Path) -> None:
+def test_signature_changes_with_the_activation_and_with_the_fit_of_frames_that_are_resized(bundle_root: Path) -> None:
     bundle, frame = Bundle(bundle_root), Frame(height=90, width=160)
 
     def signature(**changes: object) -> str:
         return torch_subject(RAFT.model_copy(update=changes), "fp32", CPU, bundle).signature
 
-    assert signature() == signature(fit="crop")
+    assert signature() == signature(fit="crop") != signature(activation="gelu")
     assert signature(frame=frame) == signature(frame=frame, fit="squash") != signature(frame=frame, fit="crop")

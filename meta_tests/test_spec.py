@@ -90,6 +90,7 @@ def test_shipped_specs_load(path: Path) -> None:
             9,
             "fit='crop', expected none where no frames enter. Remove it.",
         ),
+        ("width: 96", "width: 96, activation: gelu", 8, "midas_small_64.activation='gelu', expected none for midas."),
         ("width: 96", "width: 96, fit: stretch", 8, "fit='stretch', expected 'squash', 'crop' or 'pad'"),
         ("model: MiDaS_small", "model: MiDaS", 8, "expected one of MiDaS_small, DPT_Hybrid, DPT_Large."),
         ("family: raft", "family: timm", 9, "model='raft_small', expected a network of timm"),

@@ -64,6 +64,11 @@ def test_file_whose_frames_a_server_would_fit_otherwise_is_refused(raft: Publish
         assert require_exported(Case(variant, 1, "fp32", "onnxruntime"), sources)
 
 
+def test_file_of_another_activation_is_refused(raft: Published, bundle_root: Path) -> None:
+    message = refusal(raft, Bundle(bundle_root), variant=RAFT.model_copy(update={"activation": "gelu"}))
+    assert "activation=None, expected gelu for raft_small_128-b1-fp32-onnxruntime." in message
+
+
 def test_file_of_other_weights_is_refused(raft: Published, bundle_root: Path) -> None:
     bundle = Bundle(bundle_root)
     bundle.remember(Weights(raft.weights.path, raft.weights.name, "0" * 64, synthetic=True))
