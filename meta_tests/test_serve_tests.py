@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -53,6 +55,8 @@ def test_branch_passes_on_a_server_of_its_own(suite: ServeSuite) -> None:
     ended = suite.run("--requests", REQUESTS, "-k", "midas")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{TESTS_OF_A_BRANCH} passed" in ended.stdout
+    checked = f"{REQUESTS} answers to {REQUESTS} different requests at concurrency 8 over grpc+shm, none wrong"
+    assert f"midas_64x96: {checked}" in ended.stdout
     for protocol in PROTOCOLS:
         assert f"midas_64x96 over {protocol}: torch float64 0.0e+00 → torch fp32 on cpu " in ended.stdout
     assert "→ Triton (emulated) " in ended.stdout
@@ -99,22 +103,28 @@ def test_without_a_server_its_tests_are_skipped_with_the_reason(tmp_path: Path, 
 
 @contextmanager
 def defects(small_server: SmallServer) -> Iterator[None]:
-    """Serve a preprocess that takes BGR frames, and another number of instances than config.pbtxt says afterwards."""
+    """Serve BGR frames to another file, and with another number of instances than config.pbtxt says afterwards."""
     branch = small_server.branches["midas"]
     preprocess = branch.models["preprocess"].name
     file = small_server.repository / preprocess / VERSION / "model.onnx"
     config = small_server.repository / branch.models["model"].name / "config.pbtxt"
+    model = config.parent / VERSION / "model.onnx"
     before = file.read_bytes(), config.read_text()
     with LiveServer(small_server.endpoint) as live:
         try:
             _swap_red_and_blue(file)
             live.load(preprocess)
+            model.rename(model.with_name("right"))  # a link to the published file
+            _scale_a_weight(model.with_name("right"), model)
+            live.load(config.parent.name)
             config.write_text(before[1].replace("count: 1", "count: 2"))
             yield
         finally:
             file.write_bytes(before[0])
             config.write_text(before[1])
+            model.with_name("right").replace(model)
             live.load(preprocess)
+            live.load(config.parent.name)
 
 
 def _swap_red_and_blue(file: Path) -> None:
@@ -126,18 +136,32 @@ def _swap_red_and_blue(file: Path) -> None:
     onnx.save(model, file)
 
 
+def _scale_a_weight(file: Path, to: Path) -> None:
+    """Write a file with its largest weight 10% larger."""
+    model = onnx.load(file)
+    weight = max(model.graph.initializer, key=lambda one: prod(one.dims))
+    scaled = numpy_helper.to_array(weight) * np.float32(1.1)
+    weight.CopyFrom(numpy_helper.from_array(scaled, weight.name))
+    onnx.save(model, to)
+
+
 def test_wrong_preprocess_and_configuration_fail(suite_of_running: ServeSuite, small_server: SmallServer) -> None:
-    """A preprocess defect is found in the file and in the answers, a configuration that is not live by its name."""
+    """A preprocess defect is found in the file and in the answers, a configuration that is not live by its name.
+
+    That the server holds another file is found where its answers are compared with those in one process.
+    """
     repository = ("--model-repository", str(small_server.repository))
-    checks = "preprocess or live or golden_frames and not grpc"
+    checks = "preprocess or live or every_answer or golden_frames and not grpc"
     with defects(small_server):
-        ended = suite_of_running.run(*repository, "-k", f"midas and ({checks})", "-rA")
+        ended = suite_of_running.run(*repository, "--requests", "8", "-k", f"midas and ({checks})", "-rA")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert outcomes(ended) == {
         "test_preprocess": ["FAILED"],
         "test_golden_frames": ["FAILED"],
         "test_live_configuration": ["FAILED"],
+        "test_every_answer_is_that_of_its_request": ["FAILED"],
     }
+    assert "from the file in one process, over" in ended.stdout
     assert "grey levels from the module of the bench" in ended.stdout
     assert "midas_64x96 over http:" in ended.stdout
     assert "midas_64x96_onnx.instance_group[0].count: 1, expected 2" in ended.stdout

@@ -93,30 +93,52 @@ def test_an_oversized_body_is_refused(branch: ServedBranch, serving: ServeSessio
 
 
 def test_every_answer_is_that_of_its_request(branch: ServedBranch, serving: ServeSession) -> None:
-    """Eight clients at once: no answer belongs to another request, and the server's memory does not grow."""
-    model, sets = branch.requested, serving.input_sets(branch)
-    with open_client(serving.server.endpoint, "http") as client:
-        expected = [client.infer(model, frames).astype(np.float64) for frames in sets]
+    """Eight clients at once: each answer is that of its own inputs and of the file in one process; memory stays."""
+    protocol: ServedProtocol = "grpc" if serving.own_server is None else "grpc+shm"
+    model, sets = branch.requested, serving.input_sets(branch, serving.requests)
+    expected = _answers_alone(branch, serving, protocol, sets)
     tolerance = FLOORS[branch.export.dtype]
-    for index, answer in enumerate(expected):
-        others = [relative_error(answer, other) for other in expected[:index]]
-        assert all(error > 10 * tolerance for error in others), (
-            "two input sets have the same answer: a swap of answers would go unseen"
-        )
     wrong: list[str] = []
 
     def check(index: int, answer: Array) -> None:
-        error = relative_error(answer.astype(np.float64), expected[index])
+        error = relative_error(answer.astype(np.float64), expected[index].astype(np.float64))
         if not error <= tolerance:
             wrong.append(f"input set {index}: error={error:.3g}, expected at most {tolerance:g}")
 
-    target = LoadTarget(serving.server.endpoint, "http", model, sets)
+    target = LoadTarget(serving.server.endpoint, protocol, model, sets)
     closed_loop(target, CONCURRENCY, CONCURRENCY)  # the arenas grow here
     before = _memory_mb(serving)
     load = closed_loop(target, CONCURRENCY, serving.requests, check)
     assert not wrong, f"{len(wrong)} of {len(load.latencies_ms)} answers are wrong: {wrong[0]}"
     assert len(load.latencies_ms) == serving.requests
     assert _memory_mb(serving) - before < MOST_GROWTH_MB
+    serving.loads.append(
+        f"{branch.name}: {serving.requests} answers to {len(sets)} different requests at concurrency {CONCURRENCY} "
+        f"over {protocol}, none wrong"
+    )
+
+
+def _answers_alone(
+    branch: ServedBranch, serving: ServeSession, protocol: ServedProtocol, sets: list[tuple[Array, ...]]
+) -> list[Array]:
+    """A server's answers to one client, which are those of the file in this process, and differ from each other."""
+    gate = serving.gate(branch)
+    preprocess = branch.models.get("preprocess")
+    file = serving.repository / preprocess.name / "1" / "model.onnx" if preprocess else None
+    in_process, most = gate.in_process(file), gate.most_difference
+    answers: list[Array] = []
+    with open_client(serving.server.endpoint, protocol) as client:
+        for index, inputs in enumerate(sets):
+            answer = client.infer(branch.requested, inputs)
+            error = relative_error(answer.astype(np.float64), in_process(inputs).astype(np.float64))
+            assert error <= most, f"input set {index}: error={error:.3g} from the file in one process, over {most:.3g}"
+            # Requests that are served at the same time stand next to each other.
+            for other in answers[-2 * CONCURRENCY :]:
+                assert relative_error(answer.astype(np.float64), other.astype(np.float64)) > 2 * most, (
+                    "two input sets have the same answer: a swap of answers would go unseen"
+                )
+            answers.append(answer)
+    return answers
 
 
 def test_reload(branch: ServedBranch, serving: ServeSession) -> None:
