@@ -201,7 +201,7 @@ def _break(path: Path, how: str) -> None:
         ("folder", "file=a folder"),
         ("zero bytes", "content=damaged"),
         ("half a file", "content=damaged"),
-        ("text", "content=damaged (invalid load key, 'n'.)"),
+        ("text", "content=damaged (invalid load key, 110)"),
         ("code", "content=a pickle with builtins.exec, which may run code"),
         ("code in a zip", "content=a pickle with builtins.exec, which may run code"),
         ("no state dict", "content=no state dict"),

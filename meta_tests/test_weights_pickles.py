@@ -127,6 +127,24 @@ def test_stand_in_is_never_the_type_itself() -> None:
         assert isinstance(loaded(pickle.dumps(value, protocol=2)), StandIn)
 
 
+def test_storage_beyond_its_file_is_refused_before_there_is_room_for_it(tmp_path: Path) -> None:
+    """A damaged number took all memory of the machine."""
+    path = tmp_path / "a.pt"
+    torch.save({"weight": torch.ones(7)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    at = whole.index(b"K\x07Ntq")  # the number of elements, then no view
+    path.write_bytes(whole[:at] + b"J\xff\xff\xff\x7f" + whole[at + 2 :])
+    with pytest.raises(
+        InputError, match=r"content=damaged \(a storage of 2147483647 elements in a file of \d+ bytes\)"
+    ):
+        read_state_dict(path)
+
+
+def test_number_of_a_memorized_object_takes_no_memory() -> None:
+    """The unpickler in C makes room for two to the power of 32 of them."""
+    assert loaded(b"\x80\x02Nr\xff\xff\xff\xff.") is None
+
+
 def test_tensor_beyond_its_storage_is_refused(tmp_path: Path) -> None:
     """Torch would enlarge the storage by memory of any content."""
     path = tmp_path / "a.pt"
