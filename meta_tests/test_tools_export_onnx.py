@@ -22,7 +22,7 @@ from fixtures.target import OLDEST
 from fixtures.triton.stored_repository import read_repository
 from meta_tests.conftest import Suite
 from meta_tests.exports import EXPORT_SPEC, MIDAS, RAFT, Published, published
-from tools import build_model_repository, export_onnx
+from tools import build_model_repository, export_onnx, single_export
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_one_file_is_published_with_its_entry(
     monkeypatch: pytest.MonkeyPatch, bundle_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "branch.onnx"
-    monkeypatch.setattr(export_onnx, "Gate", partial(Gate, make=published(bundle_root, MIDAS).unchanged))
+    monkeypatch.setattr(single_export, "Gate", partial(Gate, make=published(bundle_root, MIDAS).unchanged))
     assert export(monkeypatch, bundle_root, out) == 0
     record = published_record(out.parent, "branch.onnx")
     assert sorted(path.name for path in out.parent.iterdir()) == [f".{MANIFEST}.lock", "branch.onnx", MANIFEST]
@@ -63,7 +63,7 @@ def test_failed_file_is_not_published(
     monkeypatch: pytest.MonkeyPatch, bundle_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tampered = published(bundle_root, MIDAS).tampered(dynamic)
-    monkeypatch.setattr(export_onnx, "Gate", partial(Gate, make=tampered))
+    monkeypatch.setattr(single_export, "Gate", partial(Gate, make=tampered))
     out = tmp_path / "branch.onnx"
     out.write_bytes(b"an older one")
     assert export(monkeypatch, bundle_root, out) == 1
@@ -95,7 +95,10 @@ def test_failed_file_is_not_published(
         (("--model", "DPT_Large"), "file=missing, expected the official checkpoint"),
         (("--weights", "../elsewhere.pt"), "weights='../elsewhere.pt', expected a path inside the models root"),
         (("--models-root", "/proc/nowhere"), "--models-root: value=/proc/nowhere, expected a folder"),
-        (("--frames", "/proc/nowhere"), "--frames /proc/nowhere: images=0, expected a folder with PNG or JPEG files"),
+        (
+            ("--frames", "/proc/nowhere"),
+            "--frames /proc/nowhere: images=0, expected a folder with PNG, JPEG, BMP, TIFF or WebP files",
+        ),
         (("--audio", "/proc/nowhere"), "--audio /proc/nowhere: sounds=0, expected a folder with WAV files"),
         (("--prompts", "/proc/nowhere"), "--prompts /proc/nowhere: file=No such file"),
         (("--tokens", "77"), "variants[0].tokens=77, expected one of height and width; duration_s; tokens."),

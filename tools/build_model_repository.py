@@ -12,7 +12,6 @@ precision class. Without --spec, it holds every file that is published under --o
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import get_args
 from fixtures.cases import Export, served_exports_of
 from fixtures.decision.deployment import chosen_exports
 from fixtures.errors import InputError
-from fixtures.spec import MAX_FRAME, Dtype, Frame, Spec, load_spec
+from fixtures.spec import Dtype, Spec, load_spec
 from fixtures.spec.rules import MAX_BATCH
 from fixtures.triton.branches import ServedBranch, served_branch
 from fixtures.triton.config import ServedOn
@@ -79,7 +78,7 @@ def _selected(spec: Spec, arguments: argparse.Namespace) -> tuple[list[Export], 
     if arguments.dtype not in (None, *get_args(Dtype)):
         rule = f"one of {', '.join(get_args(Dtype))}"
         raise InputError("--dtype", f"value={arguments.dtype!r}", rule, "Write one of these.")
-    frame = None if arguments.frame is None else _frame(arguments.frame)
+    frame = None if arguments.frame is None else command_line.frame_of(arguments.frame)
     exports, skipped = [], []
     for export in _wanted(spec, arguments):
         if not arguments.choice and export.variant.optional and not (arguments.onnx_dir / export.file).exists():
@@ -114,16 +113,6 @@ def _with_batches(exports: Sequence[Export], batches: list[int] | None) -> list[
             raise InputError("--batch", f"value={batch}", f"1 to {MAX_BATCH}", "Write one that was exported.")
     one_each = {export.variant.name: export for export in exports}.values()
     return [replace(export, batch=batch) for export in one_each for batch in dict.fromkeys(batches)]
-
-
-def _frame(text: str) -> Frame:
-    height, _, width = text.partition("x")
-    if re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", text) and all(
-        1 <= int(length) <= MAX_FRAME for length in (height, width)
-    ):
-        return Frame(height=int(height), width=int(width))
-    rule = f"height x width in pixels up to {MAX_FRAME}, such as 720x1280"
-    raise InputError("--frame", f"value={text!r}", rule, "Write it so.")
 
 
 def _served_on(device: str) -> ServedOn:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from fixtures.errors import InputError
+from fixtures.spec import MAX_FRAME, Frame
 from fixtures.standard_streams import escape_unencodable
 
 _READER_HAS_ENDED = 128 + signal.SIGPIPE  # as a shell says of a program that the signal has ended
@@ -34,3 +36,14 @@ def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     words = list(arguments)
     place = words.index("--") if "--" in words else len(words)
     return words[:place], words[place + 1 :]
+
+
+def frame_of(text: str) -> Frame:
+    """The value of `--frame`. Raises InputError."""
+    height, _, width = text.partition("x")
+    if re.fullmatch(r"[0-9]{1,5}x[0-9]{1,5}", text) and all(
+        1 <= int(length) <= MAX_FRAME for length in (height, width)
+    ):
+        return Frame(height=int(height), width=int(width))
+    rule = f"height x width in pixels up to {MAX_FRAME}, such as 720x1280"
+    raise InputError("--frame", f"value={text!r}", rule, "Write it so.")
