@@ -117,33 +117,53 @@ def test_bad_arguments_are_refused(
 
 # --- one file at a time, then a repository and a bench of all ---
 
-SEED = ("--model-name", "MiDaS_small", "--h", "64", "--w", "96")
+# The first scripts' arguments.
+SEED_MIDAS = ("--model-name", "MiDaS_small", "--h", "64", "--w", "96", "--out", "models/optimized/midas/midas_64.onnx")
+SEED_RAFT = ("--model", "raft_small", "--h", "128", "--w", "128", "--out", "models/optimized/raft/raft_128.onnx")
+SEED_SPEC = EXPORT_SPEC.replace("width: 96}", "width: 96, onnx: midas/midas_64}").replace(
+    "width: 128}", "width: 128, onnx: raft/raft_128}"
+)
 
 
-def test_files_of_single_exports_are_found_by_repository_and_bench(
+def test_commands_of_the_first_scripts_lead_to_a_repository_and_to_rows(
     monkeypatch: pytest.MonkeyPatch, suite: Suite, bundle_root: Path, tmp_path: Path
 ) -> None:
-    onnx_dir = tmp_path / "models" / "optimized"
-    placed = published(bundle_root, RAFT)
-    nested_entry(onnx_dir, placed)
+    """One file at a time into a folder of its family, each judged by its gate."""
     monkeypatch.setenv("DP_MODELS_ROOT", str(bundle_root))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["export_onnx", *SEED, "--out", f"models/optimized/{MIDAS.family}/midas_64.onnx"])
-    assert export_onnx.main() == 0
-    assert list(read_manifest(onnx_dir).files) == ["midas/midas_64.onnx"]
-    assert not (onnx_dir / "midas" / MANIFEST).exists()
+    for arguments, gate in (
+        (SEED_MIDAS, Gate),
+        (SEED_RAFT, partial(Gate, make=published(bundle_root, RAFT).unchanged)),  # exporting it takes long
+    ):
+        monkeypatch.setattr(export_onnx, "Gate", gate)
+        monkeypatch.setattr(sys, "argv", ["export_onnx", *arguments])
+        assert export_onnx.main() == 0
+    onnx_dir = Path("models/optimized")
+    assert list(read_manifest(onnx_dir).files) == ["midas/midas_64.onnx", "raft/raft_128.onnx"]
+    assert sorted(path.name for path in onnx_dir.rglob(MANIFEST)) == [MANIFEST]
     monkeypatch.setattr(sys, "argv", ["build_model_repository", "--onnx-dir", "models/optimized"])
     assert build_model_repository.main() == 0
     assert list(read_repository(Path("model_repository")).branches) == ["midas_64x96", "raft_128"]
     spec = tmp_path / "bench.yaml"
-    spec.write_text(EXPORT_SPEC.replace("width: 96}", "width: 96, onnx: midas/midas_64}"))
-    ended = suite.run("--spec", str(spec), "--onnx-dir", str(onnx_dir), "--run-id", "seed", "-k", "latency")
+    spec.write_text(SEED_SPEC)
+    ended = suite.run("--spec", str(spec), "--onnx-dir", str(onnx_dir.absolute()), "--run-id", "seed", "-k", "latency")
     assert ended.returncode == 0, ended.stdout
     results, _ = RunFolder(tmp_path / "out" / "seed").read()
     assert {result.facts.id: result.facts.status for result in results} == {
         "midas_small_64-b1-fp32-onnxruntime": "ok",
         "raft_small_128-b1-fp32-onnxruntime": "ok",
     }
+
+
+def test_entry_beside_its_file_is_found_by_the_repository(
+    monkeypatch: pytest.MonkeyPatch, bundle_root: Path, tmp_path: Path
+) -> None:
+    for variant in (MIDAS, RAFT):
+        nested_entry(tmp_path / "models/optimized", published(bundle_root, variant))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["build_model_repository", "--onnx-dir", "models/optimized"])
+    assert build_model_repository.main() == 0
+    assert list(read_repository(Path("model_repository")).branches) == ["midas_64x96", "raft_128"]
 
 
 def nested_entry(onnx_dir: Path, place: Published) -> None:
