@@ -19,7 +19,7 @@ from fixtures.subject import load_model, locate_checkpoint, require_loadable
 from fixtures.subject.model import _own_entries
 from fixtures.synthetic.files import save_checkpoint
 from fixtures.weights.bundle import Bundle
-from fixtures.weights.checkpoint import read_state_dict, require_exact_keys
+from fixtures.weights.checkpoint import read_state_dict, require_exact_keys, with_counters
 from meta_tests.cache import link_tree
 from meta_tests.test_weights_torchscript import Network, scripted
 
@@ -262,6 +262,28 @@ def test_training_checkpoint_of_a_model_loads(bundle: Bundle) -> None:
 
 
 # --- keys ---
+
+
+NORMED = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2))
+COUNTERS = ["1.num_batches_tracked", "2.num_batches_tracked"]
+
+
+def without(*keys: str) -> dict[str, Tensor]:
+    """The weights of a small network, as torch before 0.4.1 saved them where no counter is left."""
+    return {key: value for key, value in NORMED.state_dict().items() if key not in keys}
+
+
+def test_counters_that_are_all_absent_are_zero(tmp_path: Path) -> None:
+    completed = with_counters(without(*COUNTERS), NORMED)
+    require_exact_keys(tmp_path, completed, NORMED)
+    assert [completed[key].item() for key in COUNTERS] == [0, 0]
+
+
+@pytest.mark.parametrize("missing", [COUNTERS[:1], [*COUNTERS, "1.running_mean"]], ids=["one", "and others"])
+def test_counter_is_missing_where_others_are_there_or_more_is_missing(tmp_path: Path, missing: list[str]) -> None:
+    completed = with_counters(without(*missing), NORMED)
+    with pytest.raises(InputError, match=f"{len(missing)} keys missing"):
+        require_exact_keys(tmp_path, completed, NORMED)
 
 
 def test_surplus_entries_of_openais_archives_are_left_out(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from fixtures.weights.wrappers import WRAPPERS, keys_found, unwrapped
+from fixtures.weights.wrappers import WRAPPERS, keys_found, named_as, unwrapped
 
 PLAIN = {"conv.weight": torch.ones(2, 3), "norm.bias": torch.zeros(2)}
 
@@ -24,7 +24,10 @@ def test_wrapper_comes_off_with_and_without_entries_beside_it(wrapper: str) -> N
 
 @pytest.mark.parametrize(
     "prefix",
-    ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model._orig_mod.", "module.module."],
+    [
+        *("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model._orig_mod."),
+        *("module.module.", "_orig_mod.module.model.", "_forward_module.", "_forward_module._orig_mod.model."),
+    ],
 )
 @pytest.mark.parametrize("wrappers", [(), ("model",), ("model", "state_dict"), ("state_dict", "model")], ids=str)
 def test_prefixes_come_off_in_any_order(prefix: str, wrappers: tuple[str, ...]) -> None:
@@ -34,6 +37,23 @@ def test_prefixes_come_off_in_any_order(prefix: str, wrappers: tuple[str, ...]) 
     found = unwrapped(content)
     assert found is not None
     assert list(found) == list(PLAIN)
+
+
+@pytest.mark.parametrize("content", [{"ema": {"shadow": PLAIN, "decay": 0.9}}, {"backbone": PLAIN, "epoch": 3}])
+def test_the_one_entry_with_tensors_is_taken_whatever_its_name(content: Any) -> None:
+    assert unwrapped(content) == PLAIN
+
+
+def test_one_of_several_networks_is_not_guessed() -> None:
+    assert unwrapped({"generator": PLAIN, "discriminator": PLAIN}) is None
+
+
+@pytest.mark.parametrize("prefix", ["net.", "backbone.", "student.encoder."])
+def test_prefix_of_a_persons_own_module_comes_off_where_the_model_lacks_it(prefix: str) -> None:
+    prefixed = {f"{prefix}{key}": value for key, value in PLAIN.items()}
+    assert named_as(prefixed, PLAIN.keys()) == PLAIN
+    assert named_as(prefixed, prefixed.keys()) == prefixed
+    assert named_as(prefixed, {"another.weight"}) == prefixed
 
 
 def test_layer_compiled_or_sharded_alone_is_found() -> None:
