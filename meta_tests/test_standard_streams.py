@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.results.summary import summarize
+from fixtures.results.table import latency_table
 from meta_tests.conftest import HANGS_S, ROOT, environment
 from meta_tests.result_rows import case, lines
 
@@ -46,6 +49,14 @@ def test_json_on_standard_output_is_the_same_in_every_encoding(rows: Path, varia
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["cases"][0]["error"] == "é → 犬 🐕"
     assert "unusable: 1 x line that is no JSON" in done.stderr
+
+
+def test_table_has_lines_that_the_encoding_of_the_output_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = summarize([case()], run_id="r", complete=True)
+    assert "┃ variant" in latency_table(summary, 120)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert "| variant" in latency_table(summary, 120)
+    assert latency_table(summary, 120).isascii()
 
 
 def test_files_are_utf_8_whatever_the_system_is(rows: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def test_real_file_in_a_synthetic_root_is_not_synthetic(bundle: Bundle) -> None:
     path.unlink()
     torch.save(changed, path)
     assert not bundle.weights(path).synthetic
+
+
+def test_root_that_torch_cannot_open_is_refused(tmp_path: Path) -> None:
+    root = os.fsencode(tmp_path) + b"/\xe4"
+    os.mkdir(root)  # noqa: PTH102 - a Path would do, and bytes show what is on the disk
+    with pytest.raises(InputError, match=r"--models-root: value=.*, expected a path in UTF-8\. Set PYTHONUTF8=1 where"):
+        Bundle.open(os.fsdecode(root))
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"files": {}}', '{"seed": 0, "warning": "", "files": {"a": []}}'])
