@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from meta_tests.file_records import record
 from meta_tests.mutations import mutated, mutations_of_each, require_one_message
 from meta_tests.result_rows import case, lines
 from meta_tests.runs import row, run_of
+from meta_tests.test_results_reading import document
 
 RESULTS_OF = [case(batch=batch, rounds=6, error="é\u2028→") for batch in (1, 2, 4, 8)]
 ROWS = "".join(f"{line}\n" for line in lines(*RESULTS_OF)).encode()
@@ -79,6 +81,7 @@ KINDS = {
     "spec": Kind("spec.yaml", SMALL_SPEC.encode(), _spec),
     "shipped spec": Kind("baseline.yaml", (ROOT / "specs/baseline_gpu.yaml").read_bytes(), _spec),
     "summary": Kind(SUMMARY, SUMMED.model_dump_json(indent=2).encode(), read_run),
+    "benchmark JSON": Kind("bench.json", json.dumps(document(), indent=4).encode(), read_run),
     "manifest": Kind(MANIFEST, b"", _published),
     "choice": Kind("choice.json", choose(SUMMED, {}, None).model_dump_json(indent=2).encode(), read_choice),
     "lock": Kind(
