@@ -57,6 +57,19 @@ def test_flipped_bit_is_refused_with_both_facts(tmp_path: Path) -> None:
         Bundle(place.root).weights(place.root / RAFT)
 
 
+@pytest.mark.parametrize(("offset", "value"), [(34, 1), (38, 0x10)], ids=["another volume", "a folder"])
+def test_entry_that_torch_would_not_read_is_damaged(tmp_path: Path, offset: int, value: int) -> None:
+    """Its tensor would be memory of any content; no checksum covers the directory of an archive."""
+    path = tmp_path / "a.pt"
+    torch.save({"weight": torch.ones(1000)}, path)
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"a/data/0"))
+    content[entry + offset] = value
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"content=damaged \(Bad attributes of file 'a/data/0'\)"):
+        require_whole(path, sha256_of(path))
+
+
 @pytest.mark.parametrize("how", ["zip", "archive without checksums", "before torch 1.6", "safetensors"])
 def test_whole_file_passes_and_a_damaged_archive_does_not(tmp_path: Path, how: str) -> None:
     path = tmp_path / "a.pt"
