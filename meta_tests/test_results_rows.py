@@ -86,6 +86,12 @@ def test_row_of_predecessor_needs_only_branch_batch_and_latency() -> None:
     assert result.facts.memory is None
 
 
+def test_rounds_are_in_the_order_in_which_they_were_timed() -> None:
+    """Whatever `sort` or another program has made of the file."""
+    (read,) = read_results(sorted(lines(case()), reverse=True)).results
+    assert read == case()
+
+
 def test_round_counts_once_and_case_cut_short_is_left_out() -> None:
     whole, short = lines(case()), lines(case(batch=8))[:3]
     reading = read_results([*whole, whole[2], *short, lines(case(batch=8))[3][:50]])
