@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from fixtures.errors import InputError
 from fixtures.records import MemoryCase, Summary
-from fixtures.results.reading import summarize_content, summarize_file
+from fixtures.results.reading import read_run, summarize_content, summarize_file
 from fixtures.results.run_folder import plain
 from fixtures.results.summary import summarize_case
 from meta_tests.any_value import places, values
@@ -59,6 +59,15 @@ def test_benchmark_json_has_timed_and_untimed_cases(tmp_path: Path) -> None:
     summary = summarize_file(path)
     assert ([one.status for one in summary.cases], summary.complete, summary.unusable) == (["ok", "oom"], True, {})
     assert summary.memory_cases == (MemoryCase(case_id="m", status="ok"),)
+
+
+def test_summary_without_a_case_is_refused(tmp_path: Path) -> None:
+    """As a run leaves it that ends before its first case."""
+    path = tmp_path / "summary.json"
+    path.write_text(Summary(bench="pretriton", run_id="run", complete=False, cases=(), table={}).model_dump_json())
+    with pytest.raises(InputError) as refused:
+        read_run(tmp_path)
+    assert str(refused.value) == (f"{path}: cases=0, expected a run that has measured something. Name another run.")
 
 
 @pytest.mark.parametrize(
