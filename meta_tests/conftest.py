@@ -84,6 +84,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA GPU, and torch finds none")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _kept_operator_table() -> None:
+    """Where something of the run may export; what the exporter needs takes a second to import."""
+    if "fixtures.export.exporter" in sys.modules:
+        from meta_tests.operator_table import keep_operator_table  # noqa: PLC0415
+
+        keep_operator_table()
+
+
 @pytest.fixture(scope="session")
 def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic models root with MiDaS_small and raft_small; a test may replace files in a copy of it."""

@@ -45,10 +45,10 @@ variants:
     classes: 365
   - name: timm
     family: timm
-    model: vit_tiny_patch16_224
+    model: test_vit
     height: 64
     width: 96
-    weights: visual/timm/vit_tiny.safetensors
+    weights: visual/timm/test_vit.safetensors
     classes: 10
 """
 NAMES = ("midas", "raft", "clip_image", "clip_text", "clap_audio", "clap_text", "torchvision", "timm")

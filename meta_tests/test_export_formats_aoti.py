@@ -153,7 +153,7 @@ def test_package_with_another_preprocess_is_refused(package: Published, bundle_r
     """The truth is of frames that were normalised otherwise: a mean that is 0.02 off."""
     shifted = [
         replace(given, tensors=tuple((tensor + 0.02 / 0.225).astype(np.float32) for tensor in given.tensors))
-        for given in package.reference.inputs
+        for given in package.reference.inputs[:2]
     ]
     checkpoint = bundle_root / package.weights.name
     assert "expected at most" in refused_by(package, package.unchanged, Reference(TINY, checkpoint, shifted))

@@ -19,6 +19,7 @@ from fixtures.proof.graph_edits import NotThereError
 from fixtures.proof.prove import HONEST, LARGER, Verdict
 from fixtures.proof.tables import fault_tables, is_wrong, network_table
 from meta_tests.exports import MIDAS, RAFT, Published, published
+from meta_tests.references import StoredReference
 from tools import prove_gate
 
 SPEC = """\
@@ -158,6 +159,7 @@ def tool(monkeypatch: pytest.MonkeyPatch, own_environment: None, bundle_root: Pa
     spec.write_text(SPEC)
     monkeypatch.setattr(prove, "write_model", lambda _export, _weights, path: path.write_bytes(honest.read_bytes()))
     monkeypatch.setattr(prove, "larger_tensors", lambda _: ())
+    monkeypatch.setattr(prove_gate, "Reference", StoredReference)
     monkeypatch.setattr(prove.Proof, "_middle_batch_norm", lambda _: None)
     verdicts = str(tmp_path / "verdicts.jsonl")
     arguments = ["--spec", str(spec), "--models-root", str(bundle_root), "--dtype", "fp32", "--verdicts", verdicts]
