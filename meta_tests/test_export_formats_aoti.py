@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._inductor import cpu_vec_isa
 
 from fixtures.cases import Case, Export
 from fixtures.errors import InputError
@@ -67,6 +68,16 @@ def test_runtime_answers_as_the_torch_module(package: Published, bundle_root: Pa
     with runtime(subject, [inputs, other]) as running, torch.inference_mode():
         torch.testing.assert_close(running.infer(1), module(*other), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(running.infer(0), module(*inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_package_is_opened_without_a_compiler(package: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(*_given: object) -> bool:
+        raise AssertionError("opening a package compiled a file")
+
+    monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", compiled)
+    for asked_once in (cpu_vec_isa.pick_vec_isa, cpu_vec_isa.valid_vec_isa_list):
+        getattr(asked_once, "cache_clear", lambda: None)()
+    assert callable(open_package(package.folder / PACKAGE, CPU))
 
 
 # --- the gate refuses ---
