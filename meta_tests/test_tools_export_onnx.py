@@ -135,7 +135,7 @@ def test_commands_of_the_first_scripts_lead_to_a_repository_and_to_rows(
         (SEED_MIDAS, Gate),
         (SEED_RAFT, partial(Gate, make=published(bundle_root, RAFT).unchanged)),  # exporting it takes long
     ):
-        monkeypatch.setattr(export_onnx, "Gate", gate)
+        monkeypatch.setattr(single_export, "Gate", gate)
         monkeypatch.setattr(sys, "argv", ["export_onnx", *arguments])
         assert export_onnx.main() == 0
     onnx_dir = Path("models/optimized")
