@@ -50,6 +50,15 @@ def test_table_of_runtimes_is_the_stored_run() -> None:
         assert [index for index, cell in enumerate(cells) if cell.startswith("**")] == [fastest]
 
 
+def test_first_table_of_packages_is_the_stored_run() -> None:
+    cases, rows = stored("h200_packages/summary.json"), tables(PAGE, "Packages on an H200")[1]
+    assert len(rows) == 6
+    for variant, batch, *cells, quotient in rows:
+        package, compiled = (cases[variant, int(batch), name] for name in ("torch-aoti-graph", "torch-compile"))
+        assert cells == [shown(package), shown(compiled)]
+        assert quotient == f"{package['latency_ms']['p50'] / compiled['latency_ms']['p50']:.2f}"
+
+
 def test_table_of_every_family_is_the_stored_runs() -> None:
     cases = stored("h100_baseline/summary.json", "h100_baseline/raft_resnet_summary.json")
     rows = tables(PAGE, "Every family on an H100")[1]

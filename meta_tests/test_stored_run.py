@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.cases import exports_of
 from fixtures.manifest import read_manifest
-from fixtures.records import Summary
+from fixtures.records import PlatformRecord, Summary
 from fixtures.results.latency_waterfall import waterfalls
 from fixtures.results.reading import summarize_file
 from fixtures.spec import load_spec
@@ -18,6 +18,7 @@ from meta_tests.conftest import ROOT
 
 STORED = Path(__file__).parent / "data" / "h200"
 BASELINE = Path(__file__).parent / "data" / "h100_baseline"
+PACKAGES = Path(__file__).parent / "data" / "h200_packages"
 SERVED = Path(__file__).parent / "data" / "h100_served"
 
 
@@ -90,6 +91,22 @@ def test_stored_manifest_of_the_full_matrix_has_every_file_passed_on_a_gpu() -> 
         assert {(one.provider, one.dtype) for one in record.parity} == {("cpu", "fp16"), ("cuda", "fp16")}
         assert record.placement is not None
         assert set(record.placement.nodes) == {"CUDAExecutionProvider"}
+
+
+def test_stored_manifest_of_packages_has_every_one_passed_on_a_gpu() -> None:
+    spec = load_spec(ROOT / "specs/deployable_gpu.yaml")
+    files = read_manifest(PACKAGES).files
+    assert set(files) == {export.file for export in exports_of(spec) if export.format == "aoti"}
+    for record in files.values():
+        assert record.platform == PlatformRecord(torch="2.11.0", device="cuda", architecture="sm_90")
+        assert [(one.provider, one.dtype, one.passed) for one in record.parity] == [("cuda", "fp16", True)]
+
+
+def test_stored_summary_of_an_interrupted_run_says_what_is_missing() -> None:
+    summary = Summary.model_validate_json((PACKAGES / "summary.json").read_text())
+    assert not summary.complete
+    assert len(summary.cases) == 15
+    assert all(0 < (case.output_error or 0) <= (case.output_budget or 0) for case in summary.cases)
 
 
 @pytest.mark.parametrize(("name", "cases"), [("summary.json", 40), ("raft_resnet_summary.json", 16)])
