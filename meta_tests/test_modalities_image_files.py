@@ -25,6 +25,7 @@ NOISE = RNG.integers(0, 256, (40, 48), dtype=np.uint8)
 NOISE_16 = RNG.integers(0, 65536, (40, 48), dtype=np.uint16)
 COLOUR = Image.fromarray(PHOTOGRAPH)
 PALETTE = COLOUR.quantize(16)
+CMYK = Image.fromarray(np.dstack([255 - PHOTOGRAPH, NOISE]), "CMYK")
 JPEG, ORIENTATION = {"quality": 90}, 0x0112
 
 
@@ -68,7 +69,7 @@ SAVED: dict[str, tuple[Image.Image, dict[str, Any]]] = {
     "profile.png": (COLOUR, {"icc_profile": RNG.bytes(3000)}),
     "rgb.jpg": (COLOUR, JPEG),
     "grey.jpg": (COLOUR.convert("L"), JPEG),
-    "cmyk.jpg": (COLOUR.convert("CMYK"), JPEG),
+    "cmyk.jpg": (CMYK, JPEG),
     "rgb_components.jpg": (COLOUR, JPEG | {"keep_rgb": True}),
     "progressive.jpg": (COLOUR, JPEG | {"progressive": True, "subsampling": 0}),
     "several.jpg": (COLOUR, {"format": "MPO", "save_all": True, "append_images": [COLOUR.rotate(180)]}),
@@ -77,12 +78,11 @@ SAVED: dict[str, tuple[Image.Image, dict[str, Any]]] = {
     "grey_16.tif": (Image.fromarray(NOISE_16), {}),
     "rgb_alpha.tif": (with_alpha("RGB"), {}),
     "grey_alpha.tif": (with_alpha("L"), {}),
-    "cmyk.tif": (COLOUR.convert("CMYK"), {}),
+    "cmyk.tif": (CMYK, {}),
     "rgb.bmp": (COLOUR, {}),
     "palette.bmp": (PALETTE, {}),
     "rgb.webp": (COLOUR, {"lossless": True}),
     "rgb_alpha.webp": (with_alpha("RGB"), {}),
-    "gif.png": (PALETTE, {"format": "GIF"}),
 }
 
 

@@ -107,6 +107,7 @@ def test_peak_is_that_of_the_loudest_channel(tmp_path: Path) -> None:
         (SUBFORMAT, b"\1" + SUBFORMAT[1:], "its extensible format is none of Microsoft's"),
         (b"\1\0" + SUBFORMAT, b"\x07\0" + SUBFORMAT, "format=µ-law"),
         (b"\1\0\x44\xac", b"\0\0\x44\xac", "0 channels at 44100 Hz"),
+        (b"\x44\xac\0\0", b"\x45\xac\0\0", "its header contradicts itself: 88200 bytes a second at 44101 Hz"),
         (b"\2\0\x10\0", b"\5\0\x10\0", "16-bit PCM in blocks of 5 bytes"),
     ],
 )
