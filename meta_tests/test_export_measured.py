@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -87,6 +88,17 @@ def test_row_of_another_item_is_refused_in_every_class(
     with pytest.raises(WrongOutputError, match=r"in row 1 of input set 0: .*; largest difference .* at \[") as refused:
         judge.judge(0, swapped)
     assert refused.value.error > refused.value.budget
+
+
+@pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=["midas", "raft"])
+def test_yardstick_computes_as_the_bench_does(bundle_root: Path, variant: Variant) -> None:
+    """Frames are channels last in both, where torch rounds otherwise than in contiguous ones."""
+    subject = torch_subject(variant, "fp32", CPU, Bundle(bundle_root))
+    (inputs,) = device_inputs(subject, Case(variant, 1, "fp32", "torch"), CONTENT, 1)
+    with torch.inference_mode():
+        measured = subject.module(*inputs)
+    own = yardstick(bundle_root, variant).reference.outputs("cpu", "fp32")[0]
+    np.testing.assert_array_equal(measured.numpy(), own)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
