@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fixtures.records import FileRecord, ParityRecord, WeightsRecord
+from fixtures.records import Dtype, FileRecord, ParityRecord, Provider, TuningRecord, WeightsRecord
 
 PASSED = ParityRecord(provider="cpu", dtype="fp32", passed=True, inputs=())
 
@@ -37,3 +37,21 @@ def record(sha256: str = "0" * 64, **changes: Any) -> FileRecord:
         "seconds": 1.0,
     }
     return FileRecord(**facts | changes)
+
+
+def with_tuning(
+    tuned: FileRecord, options: dict[str, str], provider: Provider, dtype: Dtype = "fp32", **changes: Any
+) -> FileRecord:
+    """The same entry of a file that was tuned to these options on some device, for Triton 24.12."""
+    facts: dict[str, Any] = {
+        "provider": provider,
+        "dtype": dtype,
+        "options": options,
+        "device": "NVIDIA H200",
+        "driver": "580.1",
+        "onnxruntime": "1.20.1",
+        "triton": "24.12",
+        "candidates": (),
+        "parity": None,
+    }
+    return tuned.model_copy(update={"tunings": (*tuned.tunings, TuningRecord(**facts | changes))})

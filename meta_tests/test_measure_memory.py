@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import warnings
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
 
@@ -67,11 +66,11 @@ def _end_early(*_: object) -> None:
 
 
 def test_process_killed_by_the_kernel_has_status_oom(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_probe", _kill_itself)
+    monkeypatch.setattr(memory, "_read_stages", _kill_itself)
     assert measure_memory(request_for(bundle_root)).status == "oom"
-    monkeypatch.setattr(memory, "_probe", _end_early)
+    monkeypatch.setattr(memory, "_read_stages", _end_early)
     ended = measure_memory(request_for(bundle_root))
-    assert (ended.status, ended.error) == ("error", "the process of the memory pass ended with code 3")
+    assert (ended.status, ended.error) == ("error", "the process ended with code 3")
 
 
 def _warn(request: ProbeRequest) -> MemoryCase:
@@ -80,13 +79,8 @@ def _warn(request: ProbeRequest) -> MemoryCase:
     return MemoryCase(case_id=request.case.id, status="ok", notes=tuple(str(one.message) for one in caught))
 
 
-def _probe_that_warns(request: ProbeRequest, sender: Connection) -> None:
-    memory._read_stages = _warn
-    memory._probe(request, sender)
-
-
 def test_warning_of_a_library_is_not_shown_again(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_probe", _probe_that_warns)
+    monkeypatch.setattr(memory, "_read_stages", _warn)
     measured = measure_memory(request_for(bundle_root))
     assert (measured.status, measured.notes) == ("ok", ())
 

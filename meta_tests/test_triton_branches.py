@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from fixtures.errors import InputError
-from fixtures.manifest import MANIFEST
+from fixtures.manifest import MANIFEST, read_manifest
 from fixtures.records import ParityRecord, PlacementRecord
 from fixtures.triton.branches import require_one_name_each, served_branch
 from meta_tests.branches import publish_stand_in, recorded
 from meta_tests.exports import RAFT
+from meta_tests.file_records import with_tuning
 from meta_tests.repositories import MIDAS_FILE, SPEC, Place, new_place, one_byte_changed
 
 
@@ -129,6 +130,29 @@ def test_release_defaults_to_the_one_of_the_gate(place: Place) -> None:
     assert served_branch(place.exports[0], place.onnx_dir).triton == "25.05"
     with pytest.raises(InputError, match=r"branch midas_256: opset=22"):
         served_branch(place.exports[0], place.onnx_dir, "24.12")
+
+
+# --- options that a file was tuned to ---
+
+
+def test_option_that_the_release_does_not_honour_is_refused(place: Place) -> None:
+    entry = read_manifest(place.onnx_dir).files[MIDAS_FILE]
+    place.enter(tunings=with_tuning(entry, {"prefer_nhwc": "1"}, "cuda").tunings)
+    assert place.refusal() == (
+        f"branch midas_256: option of {MIDAS_FILE}: prefer_nhwc=1, expected Triton 24.12 or newer, and this is 24.08. "
+        "Tune it for that release: `python -m tools.tune_files`, or name a newer `target.triton`."
+    )
+
+
+def test_options_tuned_for_another_release_are_said(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.spec.write_text(SPEC + 'target: {triton: "25.03"}\n')
+    entry = read_manifest(place.onnx_dir).files[MIDAS_FILE]
+    place.enter(tunings=with_tuning(entry, {"prefer_nhwc": "1"}, "cuda").tunings)
+    place.build()
+    remark = "  options tuned for another Triton release: 24.12, and this is 25.03\n"
+    assert capsys.readouterr().out.count(remark) == 1
+    written = {path.parent.name: path.read_text() for path in place.folder.rglob("config.pbtxt")}
+    assert [name for name, text in written.items() if 'key: "prefer_nhwc"' in text] == ["midas_256_onnx"]
 
 
 # --- names ---

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from fixtures.records import Provider
 from fixtures.spec import Dtype, Serving, Variant
 from fixtures.triton.branches import ServedBranch, ServedModel
 from fixtures.triton.config import ServedOn, config_text, configs, read_config
 from meta_tests.branches import DPT, recorded, with_frame
 from meta_tests.exports import MIDAS, RAFT
+from meta_tests.file_records import with_tuning
 
 VARIANTS = [with_frame(MIDAS, (180, 320)), DPT, RAFT]
 # The backend writes these over an accelerator's parameters, from its own defaults where the model names none.
@@ -21,8 +24,6 @@ DATA_TYPES = {"UINT8": "TYPE_UINT8", "FLOAT": "TYPE_FP32"}
 EVERY_OPTION = Serving(
     instances=3,
     gpus=(1, 4),
-    prefer_nhwc=True,
-    cudnn_conv_algo_search="heuristic",
     arena_extend_strategy="same_as_requested",
     gpu_mem_limit_mb=2048,
 )
@@ -143,19 +144,54 @@ def test_options_are_written_as_the_backends_numbers() -> None:
         assert parameters(config) == {"cudnn_conv_algo_search": "0", "arena_extend_strategy": "0"}
     for config in steps(recorded(serving=EVERY_OPTION)).values():
         assert parameters(config) == {
-            "cudnn_conv_algo_search": "1",
+            "cudnn_conv_algo_search": "0",
             "arena_extend_strategy": "1",
             "gpu_mem_limit": "2147483648",
         }
-    for config in steps(recorded(serving=Serving(cudnn_conv_algo_search="default"))).values():
-        assert parameters(config)["cudnn_conv_algo_search"] == "2"
 
 
-def test_channels_last_only_on_request() -> None:
-    for config in steps(recorded()).values():
-        assert "prefer_nhwc" not in config_text(config)
-    for config in steps(recorded(serving=Serving(prefer_nhwc=True))).values():
-        assert accelerator(config) == {"use_tf32": "0", "prefer_nhwc": "1"}
+# --- options that a file was tuned to ---
+
+
+def tuned(options: dict[str, str], provider: Provider = "cuda", serving: Serving | None = None) -> ServedBranch:
+    """MIDAS with a file that was tuned on a provider in fp32."""
+    return replace(branch := recorded(serving=serving), record=with_tuning(branch.record, options, provider))
+
+
+@pytest.mark.parametrize(
+    ("options", "in_accelerator", "algo_search"),
+    [
+        ({}, {}, "0"),
+        ({"prefer_nhwc": "1", "fuse_conv_bias": "1"}, {"prefer_nhwc": "1", "fuse_conv_bias": "1"}, "0"),
+        ({"prefer_nhwc": "1", "cudnn_conv_algo_search": "heuristic"}, {"prefer_nhwc": "1"}, "1"),
+        ({"cudnn_conv_algo_search": "default"}, {}, "2"),
+    ],
+)
+def test_tuned_options_stand_where_the_backend_reads_them(
+    options: dict[str, str], in_accelerator: dict[str, str], algo_search: str
+) -> None:
+    branch = tuned(options)
+    for name, config in steps(branch).items():
+        is_file = name != branch.models["preprocess"].name
+        assert accelerator(config) == {"use_tf32": "0", **(in_accelerator if is_file else {})}
+        assert parameters(config)["cudnn_conv_algo_search"] == (algo_search if is_file else "0")
+
+
+def test_options_tuned_on_a_gpu_are_not_served_on_a_cpu() -> None:
+    for config in steps(tuned({"prefer_nhwc": "1"}), "cpu").values():
+        assert not config.HasField("optimization")
+        assert not config.parameters
+
+
+def test_options_tuned_on_a_cpu_are_the_backends_numbers() -> None:
+    branch = tuned({"intra_op_thread_count": "2", "execution_mode": "parallel"}, "cpu")
+    file = steps(branch, "cpu")[branch.models["model"].name]
+    assert parameters(file) == {"intra_op_thread_count": "2", "execution_mode": "1"}
+
+
+def test_options_tuned_without_tensorrt_are_left_out_beside_it() -> None:
+    branch = tuned({"prefer_nhwc": "1"}, serving=Serving(accelerator="tensorrt"))
+    assert all("prefer_nhwc" not in config_text(config) for config in steps(branch).values())
 
 
 @pytest.mark.parametrize(("dtype", "precision_mode"), [("fp32", "FP32"), ("fp16", "FP16")])

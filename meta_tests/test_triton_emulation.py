@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fixtures.triton.emulation.rules import OVERWRITTEN, cuda_options, load_prob
 from fixtures.triton.repository import VERSION, write_repository
 from meta_tests.branches import publish_stand_in
 from meta_tests.exports import MIDAS
+from meta_tests.file_records import with_tuning
 
 SHAPE = (1, 3)
 STALE = "the backend binds other buffers in each request, so that a graph replays stale data"
@@ -296,7 +298,7 @@ def test_all_problems_are_reported_at_once(path: Path) -> None:
 
 SERVINGS = [
     Serving(),
-    Serving(prefer_nhwc=True, cudnn_conv_algo_search="heuristic", gpu_mem_limit_mb=64, gpus=(0, 1)),
+    Serving(gpu_mem_limit_mb=64, gpus=(0, 1)),
 ]
 
 
@@ -370,7 +372,10 @@ def test_tensorrt_options_do_not_reach_cuda() -> None:
 @pytest.mark.parametrize("serving", SERVINGS, ids=["defaults", "every option"])
 def test_written_configuration_becomes_the_options_of_the_spec(tmp_path: Path, serving: Serving) -> None:
     branch = branch_in(tmp_path, serving)
+    tuned_to = {"prefer_nhwc": "1", "cudnn_conv_algo_search": "heuristic"}
+    if serving.gpu_mem_limit_mb:
+        branch = replace(branch, record=with_tuning(branch.record, tuned_to, "cuda"))
     asked = _as_json(configs(branch, "cuda", fused=False)[branch.models["model"].name])
     every = {"prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": str(64 * 1024**2)}
-    added = every if serving.prefer_nhwc else {}
+    added = every if serving.gpu_mem_limit_mb else {}
     assert cuda_options(asked, 0) == DEFAULTS | {"use_tf32": "0"} | added

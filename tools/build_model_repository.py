@@ -43,6 +43,8 @@ def main() -> int:
         print(f"skipped {name}: {reason}")
     for branch in branches:
         print(_described(branch))
+        for remark in branch.tuning_remarks(_served_on(arguments.device)):
+            print(f"  {remark}")
     print(f"wrote {arguments.out}, for Triton {repository.triton} or newer. Serve it from inside that folder:")
     print(docker_line(repository))
     return 0
