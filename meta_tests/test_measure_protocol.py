@@ -26,9 +26,13 @@ DATA = Path(__file__).parent / "data"
 
 @cache
 def stored_runs() -> tuple[Summary, ...]:
-    """All stored runs; their rows are of three runtimes that have a device clock, and of some that have none."""
+    """All stored runs but that of packages, which shared its GPUs with other work.
+
+    Their rows are of three runtimes that have a device clock, and of some that have none.
+    """
     paths = [path for path in sorted(DATA.glob("*/*.json")) if path.name != "manifest.json"]
-    return tuple(Summary.model_validate_json(path.read_bytes()) for path in paths)
+    alone = [path for path in paths if path.parent.name != "h200_packages"]
+    return tuple(Summary.model_validate_json(path.read_bytes()) for path in alone)
 
 
 def with_device_time(cases: Iterable[CaseSummary]) -> list[CaseSummary]:
