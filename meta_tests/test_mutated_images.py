@@ -70,8 +70,8 @@ def test_damaged_image_is_the_picture_that_opencv_shows_or_one_message(
         read += 1
         assert (pixels.dtype.name, pixels.ndim, pixels.shape[2]) == ("uint8", 3, 3), done
         shown = by_opencv(content)
-        if shown is not None:
-            assert is_same(pixels, shown), done
+        if shown is not None:  # of a BMP whose pixels are said to be elsewhere, Pillow has the right picture
+            assert is_same(pixels, shown) or (name.endswith(".bmp") and is_same(pixels, right)), done
         elif not name.endswith(".tif"):  # OpenCV refuses what Pillow can do without; without checksums no one can tell
             assert is_same(pixels, right), done
     capfd.readouterr()  # OpenCV writes what it thinks of each file
