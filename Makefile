@@ -68,7 +68,8 @@ $(OLDEST)/bin/python:
 # environment asks for no bytecode: that takes a process 4 CPU seconds.
 test: $(READY)
 	-$(MAKE) --no-print-directory serve-env
-	OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=1073741824 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest meta_tests -n 2 --dist loadfile --no-loadscope-reorder --timeout=1800 $(ARGS)
+	OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=1073741824 PYTHONDONTWRITEBYTECODE= \
+		$(BIN)/python -m pytest meta_tests -n 2 --dist loadfile --no-loadscope-reorder --timeout=1800 $(ARGS)
 
 test-floor: $(FLOOR)/.ready
 	$(FLOOR)/bin/python $(SMOKE) $(ARGS)
