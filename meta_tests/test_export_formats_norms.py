@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._inductor import config
 
 from fixtures.export.accuracy import relative_error
-from fixtures.export.formats.norms import with_exact_norms
+from fixtures.export.formats.norms import group_norm_by_channel, with_exact_norms, with_norms_by_channel
 from meta_tests.packages import COMPILED_ONCE
 
 GREY = 0.00392  # of a frame in -1 ... 1
@@ -39,6 +39,38 @@ def test_norm_is_the_same_function(norm: nn.Module, shape: tuple[int, ...]) -> N
     given = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
     exact = with_exact_norms(torch.export.export(affine(norm), (given,), strict=False)).module()
     torch.testing.assert_close(exact(given), norm(given), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.GroupNorm(3, 6), (2, 6, 5, 7)),
+        (nn.GroupNorm(2, 6, eps=1e-2), (2, 6, 5)),
+        (nn.GroupNorm(2, 6, affine=False), (2, 6)),
+    ],
+    ids=str,
+)
+def test_group_norm_by_channel_is_the_same_function(norm: nn.Module, shape: tuple[int, ...]) -> None:
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
+    program = with_norms_by_channel(torch.export.export(affine(norm), (given,), strict=False))
+    assert not any("group_norm" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(given), norm(given), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("deviation", [1.0, 1e-2, 1e-4])
+def test_group_norm_by_channel_is_as_exact_as_torch_around_a_large_value(deviation: float) -> None:
+    """The mean of squares alone would lose every digit of a deviation of 1e-4 around 5."""
+    given = 5 + deviation * torch.randn((2, 6, 24, 24), generator=torch.Generator().manual_seed(1))
+    truth = F.group_norm(given.double(), 3).numpy()
+    error = relative_error(group_norm_by_channel(given, 3).double().numpy(), truth)
+    assert error <= 2 * relative_error(F.group_norm(given, 3).double().numpy(), truth)
+
+
+def test_group_norm_by_channel_answers_in_the_dtype_of_its_input() -> None:
+    given = torch.randn((2, 6, 24, 24), generator=torch.Generator().manual_seed(1)).half()
+    answer = group_norm_by_channel(given, 3)
+    assert answer.dtype == torch.float16
+    torch.testing.assert_close(answer.double(), F.group_norm(given.double(), 3), rtol=1e-3, atol=1e-3)
 
 
 def test_other_operators_stay_as_they_are() -> None:
