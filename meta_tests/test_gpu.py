@@ -85,7 +85,7 @@ def entered(root: Path, variant: Variant, name: str, batch: int = 1, dtype: Dtyp
 def timed(runtime: Runtime[Any], batch: int = 1) -> timing.Timing:
     with precision_class(runtime.subject.dtype_used):
         plan = measuring_plan("cuda", spec.CpuLimits())
-        return timing.time_runtime(runtime, batch, plan, Watch(host_speed=HostSpeed()), lambda _: None, lambda *_: None)
+        return timing.time_runtime(runtime, batch, plan, Watch(host_speed=HostSpeed()), lambda _: None, lambda _: None)
 
 
 @pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=["midas", "raft"])

@@ -37,7 +37,7 @@ def test_wrong_output_of_any_input_set_ends_the_case_before_a_round(wrong: int) 
 
     runtime.subject.check_output = check_output
     with pytest.raises(OutputError, match="not finite"):
-        time_runtime(runtime, 1, FEW_ROUNDS, Watch(), lambda _: None, lambda *_: None)
+        time_runtime(runtime, 1, FEW_ROUNDS, Watch(), lambda _: None, lambda _: None)
     runtime.begin_rounds.assert_not_called()
 
 
@@ -49,7 +49,9 @@ def test_real_model_is_timed_with_its_host_watched(bundle_root: Path) -> None:
     speed, usable, lines = HostSpeed(), os.sched_getaffinity(0), list[str]()
     judged, runtime = list[int](), runtime_class("torch")(subject, inputs)
     watch = Watch(host_speed=speed)
-    timing = time_runtime(runtime, 1, FEW_ROUNDS, watch, lines.append, lambda index, _: judged.append(index))
+    timing = time_runtime(
+        runtime, 1, FEW_ROUNDS, watch, lines.append, lambda outputs: judged.extend(index for index, _ in outputs)
+    )
     assert judged == list(range(INPUT_SETS))
     assert (timing.status, timing.device_p50_ms, timing.launch_bound) == ("ok", None, None)
     assert len(timing.rounds_ms) == INPUT_SETS
