@@ -157,7 +157,9 @@ def test_rows_of_a_batch_mixed_up_fail() -> None:
 
 
 def test_distance_of_the_task_alone_fails_a_file() -> None:
-    metric = TaskMetric("px", lambda output, truth: float(abs(output - truth).max()), {"fp32": 0.01})
+    metric = TaskMetric(
+        "px", lambda output, truth: float(np.abs(np.asarray(output) - np.asarray(truth)).max()), {"fp32": 0.01}
+    )
     record = judged(MadeUp(torch_error=0.1), 0.1, 0.1, 0.1, metric=metric)
     assert record.passed, "torch is as far away"
     record = judged(MadeUp(torch_error=0.1), 0, -0.19, 0.201, metric=metric)
