@@ -33,7 +33,7 @@ from fixtures.measure.protocol import measuring_plan
 from fixtures.measure.retries import Watch
 from fixtures.measure.rounds import ClockError
 from fixtures.nvml import Gpu
-from fixtures.packages import platform_here
+from fixtures.packages import compile_package, platform_here
 from fixtures.precision import precision_class
 from fixtures.runtimes import Runtime, runtime_class
 from fixtures.spec import Dtype, Variant
@@ -350,14 +350,19 @@ def test_package_is_judged_and_measured_with_and_without_a_graph(
     reason="needs torch 2.11, whose Inductor is known to compile channels-last weights of DPT_Hybrid wrongly",
 )
 def test_gate_refuses_a_package_of_channels_last_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter leaves weights as they are on purpose; here it makes them channels last, as it once did."""
+    """The exporter once made weights channels last, and left norms and weights for Inductor to compile as they were."""
 
     def channels_last(*arguments: Any) -> Any:
         module = torch_module(*arguments)
         module.model.to(memory_format=torch.channels_last)
         return module
 
+    def as_for_a_cpu(program: Any, facts: Any, path: Path, _device: torch.device) -> None:
+        compile_package(program, facts, path, torch.device("cpu"))
+
     monkeypatch.setattr(aoti, "torch_module", channels_last)
+    monkeypatch.setattr(aoti, "with_norms_by_channel", lambda program: program)
+    monkeypatch.setattr(aoti, "compile_package", as_for_a_cpu)
     root = synthetic_bundle(tmp_path / "root", ["DPT_Hybrid"])
     gate = gate_for(root, tmp_path / "files", Export(HYBRID_384, 1, "fp16", format="aoti"))
     with pytest.raises(GateError) as caught:

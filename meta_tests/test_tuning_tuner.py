@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from fixtures.results.percentiles import latency_of
 from fixtures.spec import spec_from
 from fixtures.tuning import tuner as tuner_module
 from fixtures.tuning.candidates import Options, candidates
-from fixtures.tuning.journal import JOURNAL
+from fixtures.tuning.journal import JOURNAL, Journal
 from fixtures.tuning.measurement import TimingRequest
 from fixtures.tuning.tuner import Tuner, options_text
 from fixtures.weights.bundle import Bundle
@@ -45,6 +45,12 @@ class Stopwatch:
     times_ms: dict[str, float]
     asked: list[tuple[int, str]] = field(default_factory=list)
     stops_after: int = 1000
+
+    def survey(self, request: TimingRequest, sets: Sequence[Options]) -> None:
+        """One process for all sets, which writes to tuning.jsonl itself."""
+        for options in sets:
+            wanted = request.wanted.model_copy(update={"options": options})
+            Journal(request.onnx_dir).add(self(replace(request, wanted=wanted)))
 
     def __call__(self, request: TimingRequest) -> TuningMeasurement:
         if len(self.asked) == self.stops_after:
@@ -77,6 +83,7 @@ class Bench:
             offline=False,
             processes=3,
             report=self.lines.append,
+            survey=stopwatch.survey,
             measure=stopwatch,
         )
 
@@ -130,6 +137,19 @@ def test_every_set_is_timed_once_then_the_fastest_in_turn(bench: Bench) -> None:
     ]
 
 
+def test_sets_that_the_survey_did_not_come_to_are_timed_in_processes_of_their_own(bench: Bench) -> None:
+    class Ends(Stopwatch):
+        def survey(self, request: TimingRequest, sets: Sequence[Options]) -> None:
+            super().survey(request, sets[:2])
+
+    stopwatch = Ends(times(10.0, 5.0, 20.0, 8.0))
+    tuning = bench.tuner(stopwatch).tune(bench.place.export)
+    assert stopwatch.asked[:4] == [(0, name) for name in named(*SETS)]
+    assert len(stopwatch.asked) == 4 + 9
+    assert [one.processes for one in tuning.candidates] == [3, 3, 3, 1]
+    assert sum(line.startswith(f"{bench.place.export.file}, process 0, ") for line in bench.lines) == 4
+
+
 # --- what is decided ---
 
 
@@ -153,7 +173,7 @@ def test_fastest_options_are_entered_with_their_measurement_and_parity(bench: Be
     assert chosen.ratio == pytest.approx(0.5, rel=1e-6)
     assert chosen.interval is not None
     assert chosen.interval[0] < 0.5 < chosen.interval[1] < 0.51
-    assert tuning.candidates[3].reason == "not below the defaults in the first process"
+    assert tuning.candidates[3].reason == "not below the defaults in the survey"
 
 
 @pytest.mark.parametrize(

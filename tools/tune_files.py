@@ -2,11 +2,11 @@
 
 python -m tools.tune_files --onnx-dir models/optimized --spec SPEC [--variants NAME,NAME] [--device cuda]
 
-For each ONNX file of the spec: every combination of options that the spec's Triton release honours, once; then the
-fastest three and the defaults in turn, in several processes. Options replace the defaults only where they are proved
-faster, by the rule of tools.compare_runs, and only where the file passes its gate under them. Bench, gate and
-build_model_repository then run the file with them. Measurements are kept in tuning.jsonl beside the manifest: the same
-command after an interruption goes on; remove the file to measure again.
+For each ONNX file of the spec: every combination of options that the spec's Triton release honours, in one process;
+then the fastest two and the defaults in turn, in several processes. Options replace the defaults only where they are
+proved faster, by the rule of tools.compare_runs, and only where the file passes its gate under them. Bench, gate and
+build_model_repository then run the file with them. Measurements are kept in tuning.jsonl beside the manifest: the
+same command after an interruption goes on; remove the file to measure again.
 """
 
 from __future__ import annotations
