@@ -15,8 +15,10 @@ import fixtures.export.translations  # noqa: F401  an export imports it
 import meta_tests.conftest  # noqa: F401
 from fixtures.sessions import bench_session, export_session  # noqa: F401
 from meta_tests.operator_table import keep_operator_table
+from meta_tests.references import keep_references
 
 for _plug_in in entry_points(group="pytest11"):
     _plug_in.load()
 keep_operator_table()
+keep_references()
 gc.freeze()

@@ -1,4 +1,7 @@
-"""Reference outputs that are computed once for all runs: the slowest part of a gate on a CPU."""
+"""Reference outputs that are computed once for all runs: the slowest part of a gate on a CPU.
+
+`keep_references` gives them to the sessions of a process. A session that a test starts from nothing computes its own.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,41 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import torch
 
+from fixtures.export import gate, measured
 from fixtures.export.parity_inputs import ParityInput
 from fixtures.export.reference import Array64, Reference
 from fixtures.files import sha256_of
 from fixtures.records import Dtype, Provider
+from fixtures.sessions import serve_session
 from fixtures.spec import Variant
 from meta_tests.cache import Recipe, entry
+from meta_tests.source_digest import machine_digest, source_digest
 
 
 class StoredReference(Reference):
     """A Reference that reads from the cache what an equal one has computed."""
 
     def __init__(
-        self, variant: Variant, checkpoint: Path, inputs: Sequence[ParityInput], input_noise: float = 0.0
+        self,
+        variant: Variant,
+        checkpoint: Path,
+        inputs: Sequence[ParityInput],
+        input_noise: float = 0.0,
+        truth_on: tuple[Provider, torch.dtype] = ("cpu", torch.float64),
     ) -> None:
-        super().__init__(variant, checkpoint, inputs, input_noise)
+        super().__init__(variant, checkpoint, inputs, input_noise, truth_on)
         self._noise = input_noise
 
     @cached_property
     def truth(self) -> list[Array64]:
-        """The library's outputs in float64 on the CPU, `[1,…]` for each input."""
-        return self._stored("float64", lambda: super(StoredReference, self).truth)
+        """The library's outputs in float64 on the CPU, or as `truth_on` says, `[1,…]` for each input."""
+        provider, dtype = self._truth_on
+        return self._stored(f"truth_{dtype}_{provider}", lambda: super(StoredReference, self).truth)
 
     def outputs(self, provider: Provider, dtype: Dtype) -> list[Array64]:
         """Outputs in a precision class on the device of a provider, `[1,…]` for each input."""
@@ -76,6 +90,13 @@ class StoredReference(Reference):
 def _digest_of(checkpoint: Path, _changed_ns: int) -> str:
     """sha256 of a checkpoint, which is read once in a process until its time of change differs."""
     return sha256_of(checkpoint)
+
+
+def keep_references() -> None:
+    """From now on the sessions of this process, or of one that is forked from it, read references from the cache."""
+    for module in (gate, measured, serve_session):
+        mock.patch.object(module, "Reference", StoredReference).start()
+    _ = source_digest(Reference.__module__), machine_digest()  # 0.3 CPU seconds that each fork is spared
 
 
 def _save(folder: Path, outputs: list[Array64]) -> None:

@@ -22,9 +22,12 @@ from fixtures.triton.repository import VERSION, write_repository
 from fixtures.triton.server import Endpoint, LocalServer
 from meta_tests.conftest import SMALL_SPEC, Suite
 from meta_tests.exports import MIDAS, RAFT, published
+from meta_tests.file_records import with_tuning
 
 PROTOCOLS: tuple[ServedProtocol, ...] = ("http", "grpc", "grpc+shm")
 FAMILIES = ["midas", "raft"]
+# Threads that wait in a busy loop cost as much as the answers: RAFT takes 80 CPU milliseconds instead of 188.
+ONE_THREAD = {"intra_op_thread_count": "1"}
 SAME = 1e-5  # relative L2 error between two versions of ONNX Runtime on one processor
 
 SERVED_SPEC = (
@@ -79,13 +82,14 @@ def small_server_in(folder: Path, installation: Installation, bundle_root: Path)
 
 
 def published_together(folder: Path, bundle_root: Path, variants: Sequence[Variant]) -> Path:
-    """A folder with the published files of several variants and one manifest; returns it."""
+    """A folder with the published files of several variants, tuned to one thread, and one manifest; returns it."""
     for variant in variants:
         one = published(bundle_root, variant)
         file = folder / one.export.file
         file.parent.mkdir(parents=True, exist_ok=True)
         os.link(one.file, file)
-        enter(folder, one.export.file, read_manifest(one.folder).files[one.export.file])
+        record = read_manifest(one.folder).files[one.export.file]
+        enter(folder, one.export.file, with_tuning(record, ONE_THREAD, "cpu"))
     return folder
 
 
