@@ -26,6 +26,7 @@ from meta_tests.test_models_classification import FAMILIES, TIMM, variant_of
         ("torchvision", "maxvit_t", 448, 448),
         ("torchvision", "swin_t", 56, 112),
         ("timm", "test_vit", 96, 64),
+        ("timm", "deit_tiny_patch16_224", 96, 64),  # takes no other size than it was built for
         ("timm", "tf_efficientnet_b0_ns", 64, 64),
     ],
 )

@@ -6,8 +6,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tritonclient.http as triton
 
 from fixtures.cases import Export
 from fixtures.spec import Serving, Variant
@@ -78,10 +81,26 @@ def test_docker_line_is_one_shell_command(place: Place) -> None:
     assert words[-2:] == ["--model-repository=/models", pool_flag(repository, 0)]
 
 
-def test_client_in_the_readme_is_python(place: Place) -> None:
-    place.build()
+def test_client_in_the_readme_sends_what_its_branch_takes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[triton.InferInput]]] = []
+
+    class Client:
+        def __init__(self, url: str) -> None:
+            assert url == "localhost:8000"
+
+        def infer(self, name: str, inputs: list[triton.InferInput]) -> SimpleNamespace:
+            asked.append((name, inputs))
+            return SimpleNamespace(as_numpy=lambda output: np.zeros(shapes[output]))
+
+    name, branch = next(iter(place.build().branches.items()))
+    shapes = {output.name: output.shape for output in branch.outputs}
     (code,) = re.findall(r"```python\n(.*?)```", (place.out / "README.md").read_text(), re.DOTALL)
-    compile(code, "README.md", "exec")
+    monkeypatch.setattr(triton, "InferenceServerClient", Client)
+    exec(compile(code, "README.md", "exec"), {})
+    ((model, inputs),) = asked
+    assert model == name
+    sent = [(tensor.name(), tensor.datatype(), tuple(tensor.shape())) for tensor in inputs]
+    assert sent == [(tensor.name, tensor.dtype, tensor.shape) for tensor in branch.inputs]
 
 
 def large(branch: str, instances: int) -> Variant:
