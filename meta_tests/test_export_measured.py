@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fixtures.cases import Case
 from fixtures.export.measured import OutputJudge, WrongOutputError, Yardstick, preprocess_noise
+from fixtures.export.task_metrics import TASK_METRICS, TaskMetric
 from fixtures.measure.protocol import INPUT_SETS
+from fixtures.models import tower_of
 from fixtures.records import Dtype
 from fixtures.runtimes import runtime_class
 from fixtures.spec import Frame, Variant
@@ -101,6 +103,20 @@ def test_row_of_another_item_is_refused_in_every_class(
     with pytest.raises(WrongOutputError, match=r"in row 1 of input set 0: .*; largest difference .* at \[") as refused:
         judge.judge([(0, swapped)])
     assert refused.value.error > refused.value.budget
+
+
+def test_first_input_set_is_judged_by_the_measure_of_the_task(
+    bundle_root: Path, outputs: tuple[Variant, list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An output whose numbers are right and whose meaning is not, by a measure that tells row 1 from all others."""
+    variant, right = outputs
+    row = right[0][1:2].double()
+    tells = TaskMetric("planted", lambda output, _: float(torch.equal(torch.as_tensor(output), row)), {"fp32": 0.5})
+    monkeypatch.setitem(TASK_METRICS, tower_of(variant).task, tells)
+    of_same_items = len(CONTENT.frames) // BATCH
+    judge_of(bundle_root, variant).judge([(of_same_items, right[0])])
+    with pytest.raises(WrongOutputError, match=r"in row 1 of input set 0: planted=1 .*, expected at most 0\.5\. Look"):
+        judge_of(bundle_root, variant).judge([(0, right[0])])
 
 
 @pytest.mark.parametrize("variant", [MIDAS, RAFT], ids=["midas", "raft"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fixtures.files import sha256_of
 from fixtures.spec import Variant
@@ -22,11 +22,16 @@ def double(module: nn.Module) -> None:
         weight.mul_(2)
 
 
-def assert_same(one: nn.Module, other: nn.Module) -> None:
-    """Both have the same entries, bit for bit."""
-    own, others = one.state_dict(), other.state_dict()
-    assert own.keys() == others.keys()
-    assert [key for key in own if not torch.equal(own[key], others[key])] == []
+def entries(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's tensors."""
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def assert_same(module: nn.Module, expected: dict[str, Tensor]) -> None:
+    """The module has these entries, bit for bit."""
+    own = module.state_dict()
+    assert own.keys() == expected.keys()
+    assert [key for key in own if not torch.equal(own[key], expected[key])] == []
 
 
 @pytest.mark.parametrize("mapped", [False, True], ids=["read", "mapped"])
@@ -34,8 +39,10 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
 def test_change_of_one_module_reaches_no_other_and_no_file(bundle_root: Path, variant: Variant, mapped: bool) -> None:
     path = locate_checkpoint(variant, Bundle(bundle_root))
     digest, loader = sha256_of(path), Loader(variant, path, mapped)
+    model = entries(load_model(variant, path, torch.float16))
+    original = entries(Loader(variant, path).original(torch.float32))
     double(loader.model(torch.float32))
     double(loader.original(torch.float32))
-    assert_same(loader.model(torch.float16), load_model(variant, path, torch.float16))
-    assert_same(loader.original(torch.float32), Loader(variant, path).original(torch.float32))
+    assert_same(loader.model(torch.float16), model)
+    assert_same(loader.original(torch.float32), original)
     assert sha256_of(path) == digest
