@@ -14,6 +14,7 @@ from fixtures.cases import Export, FileDtype
 from fixtures.export.gate import Gate, GateSettings, Make
 from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
+from fixtures.records import OnnxGraph
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
 from fixtures.weights.bundle import Bundle, Weights
@@ -94,9 +95,15 @@ def reference_of(bundle_root: Path, variant: Variant) -> Reference:
     return StoredReference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs)
 
 
-def published(bundle_root: Path, variant: Variant, precision: FileDtype = "fp32", batch: int = 1) -> Published:
+def published(
+    bundle_root: Path,
+    variant: Variant,
+    precision: FileDtype = "fp32",
+    batch: int = 1,
+    graph: OnnxGraph = "portable",
+) -> Published:
     """A variant of a bundle, exported and published beside the bundle; its files are in the cache."""
-    return _published(bundle_root, Export(variant, batch, precision))
+    return _published(bundle_root, Export(variant, batch, precision, graph=graph))
 
 
 @cache
@@ -111,6 +118,7 @@ def _published(bundle_root: Path, export: Export) -> Published:
         gate.close()
 
     given = {"variant": variant.model_dump(mode="json"), "batch": export.batch, "precision": export.file_dtype}
+    given["graph"] = export.graph
     given["weights"] = [weights.name, weights.sha256, weights.synthetic]
     recipe = Recipe(f"exported_{export.id}", given, (__name__,), make)
     return Published(export, reference, weights, view(recipe, bundle_root.parent / recipe.folder.name))

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 import hypothesis  # noqa: F401  its plug-in imports it at the end of every session
 import torch._dynamo  # noqa: F401  an export imports it
 
-import fixtures.export.translations  # noqa: F401  an export imports it
+import fixtures.export.graphs  # noqa: F401  an export imports it
 import meta_tests.conftest  # noqa: F401
 from fixtures.sessions import bench_session, export_session  # noqa: F401
 from meta_tests.operator_table import keep_operator_table

@@ -30,6 +30,21 @@ def test_variant_may_name_its_own_batches_and_runtimes(small_spec: Path) -> None
     ]
 
 
+def test_variant_may_name_its_own_graph_and_packages_have_none(small_spec: Path) -> None:
+    text = small_spec.read_text().replace("height: 64", "onnx_graph: cuda, batches: [1], height: 64")
+    text = text.replace("dtype: fp32", "dtype: fp32\nonnx_graph: contrib\nformats: [onnx, aoti]")
+    small_spec.write_text(text)
+    spec = load_spec(small_spec)
+    graphs = [(export.id, export.graph) for export in exports_of(spec) if export.batch == 1]
+    assert graphs == [
+        ("midas_small_64-b1-fp32", "cuda"),
+        ("midas_small_64-b1-fp32-aoti", "portable"),
+        ("raft_small_128-b1-fp32", "contrib"),
+        ("raft_small_128-b1-fp32-aoti", "portable"),
+    ]
+    assert {case.export.graph for case in cases_of(spec)} == {"cuda", "contrib"}
+
+
 def test_frames_have_the_size_of_the_branch_unless_the_spec_names_another(small_spec: Path) -> None:
     text = small_spec.read_text().replace("height: 64", "frame: {height: 720, width: 1280}, height: 64")
     small_spec.write_text(text)

@@ -138,6 +138,16 @@ def unknown_domain(content: onnx.ModelProto) -> None:
     content.graph.node[0].domain = "my.operators"
 
 
+def unknown_contrib_operator(content: onnx.ModelProto) -> None:
+    content.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    content.graph.node[0].domain, content.graph.node[0].op_type = "com.microsoft", "FastGelu"
+
+
+def operator_of_cuda(content: onnx.ModelProto) -> None:
+    content.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    content.graph.node[0].domain, content.graph.node[0].op_type = "com.microsoft", "GroupNorm"
+
+
 def unknown_operator(content: onnx.ModelProto) -> None:
     content.graph.node[0].op_type = "Convolve"
 
@@ -205,6 +215,12 @@ def test_tensor_without_elements_is_no_problem(path: Path) -> None:
         (later_opset, "opset=22 of ONNX, expected at most 21 for Triton 24.08 to 24.11 (ONNX Runtime 1.18.1)"),
         (later_ir_version, "IR version=11, expected at most 10 for Triton 24.08"),
         (unknown_domain, "domain=my.operators, expected one of ai.onnx, com.microsoft"),
+        (unknown_contrib_operator, "operator=FastGelu of ONNX Runtime, expected one of BiasGelu, "),
+        (
+            operator_of_cuda,
+            "operator=GroupNorm (1 nodes), expected operators that ONNX Runtime runs on cpu: it has this one for cuda "
+            "alone. Export with `onnx_graph: contrib`, or judge on a GPU",
+        ),
         (unknown_operator, "onnx.checker: No Op registered for Convolve"),
         (fails_in_a_run, "ONNX Runtime does not run it: "),
         (another_shape_in_a_run, "output answer: shape=[2, 1] of zeros, expected [1, 2]"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from fixtures.export.translations import TRANSLATIONS
 from fixtures.onnx_session import open_session, run
 
+Translate = Callable[..., Path]
+
 
 class Attention(nn.Module):
     def __init__(self, **options: Any) -> None:
@@ -26,28 +29,21 @@ class Attention(nn.Module):
         return scaled_dot_product_attention(query, key, value, **self.options)
 
 
+def written(folder: Path, module: nn.Module, inputs: tuple[Tensor, ...], table: dict[Any, Any] = TRANSLATIONS) -> Path:
+    """A module as ONNX, by the translations that an export uses."""
+    program = torch.onnx.export(
+        module.eval(), inputs, dynamo=True, opset_version=18, custom_translation_table=table, verbose=False
+    )
+    assert program is not None
+    path = folder / "module.onnx"
+    program.save(path)
+    return path
+
+
 @pytest.fixture
-def translate(tmp_path: Path) -> Callable[[nn.Module, tuple[Tensor, ...]], Path]:
-    """Writes a module as ONNX, by the translations that an export uses."""
-
-    def write(module: nn.Module, inputs: tuple[Tensor, ...]) -> Path:
-        program = torch.onnx.export(
-            module.eval(),
-            inputs,
-            dynamo=True,
-            opset_version=18,
-            custom_translation_table=TRANSLATIONS,
-            verbose=False,
-        )
-        assert program is not None
-        path = tmp_path / "module.onnx"
-        program.save(path)
-        return path
-
-    return write
-
-
-Translate = Callable[[nn.Module, tuple[Tensor, ...]], Path]
+def translate(tmp_path: Path) -> Translate:
+    """Writes a module as ONNX."""
+    return partial(written, tmp_path)
 
 
 def operators(path: Path) -> set[str]:

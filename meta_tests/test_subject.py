@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from fixtures.cases import Case
 from fixtures.errors import InputError
+from fixtures.manifest import enter
+from fixtures.manifest import published as published_record
 from fixtures.spec import Dtype, Frame, Variant
 from fixtures.subject import Sources, require_exported
 from fixtures.weights.bundle import Bundle, Weights
@@ -67,6 +70,23 @@ def test_file_whose_frames_a_server_would_fit_otherwise_is_refused(raft: Publish
 def test_file_of_another_activation_is_refused(raft: Published, bundle_root: Path) -> None:
     message = refusal(raft, Bundle(bundle_root), variant=RAFT.model_copy(update={"activation": "gelu"}))
     assert "activation=None, expected gelu for raft_small_128-b1-fp32-onnxruntime." in message
+
+
+def test_file_of_another_graph_is_refused(raft: Published, bundle_root: Path) -> None:
+    sources = Sources(Bundle(bundle_root), raft.folder)
+    with pytest.raises(InputError, match="graph=portable, expected contrib for raft_small_128-b1-fp32-onnxruntime"):
+        require_exported(Case(RAFT, 1, "fp32", "onnxruntime", graph="contrib"), sources)
+
+
+def test_file_for_cuda_alone_is_refused_on_a_cpu(raft: Published, bundle_root: Path) -> None:
+    enter(
+        raft.folder,
+        raft.export.file,
+        published_record(raft.folder, raft.export.file).model_copy(update={"graph": "cuda"}),
+    )
+    sources = Sources(Bundle(bundle_root), raft.folder, device=torch.device("cpu"))
+    with pytest.raises(InputError, match="graph=cuda, expected contrib or portable on a CPU"):
+        require_exported(Case(RAFT, 1, "fp32", "onnxruntime", graph="cuda"), sources)
 
 
 def test_file_of_other_weights_is_refused(raft: Published, bundle_root: Path) -> None:

@@ -82,6 +82,10 @@ def other_activation(place: Place) -> None:
     place.enter(activation="gelu")
 
 
+def other_graph(place: Place) -> None:
+    place.enter(graph="contrib")
+
+
 def no_normalization(place: Place) -> None:
     place.enter(normalization=None)
 
@@ -106,6 +110,7 @@ NEWER = "expected opset 21 and IR 10 at most, which Triton 24.08 to 24.11 loads.
         (opset_of_a_newer_release, f"opset=22, IR version=10, {NEWER}"),
         (ir_version_of_a_newer_release, f"opset=18, IR version=11, {NEWER}"),
         (other_activation, f"activation of {MIDAS_FILE}=gelu, expected None, as the spec says. Export it again"),
+        (other_graph, f"graph of {MIDAS_FILE}=contrib, expected portable, as the spec says. Export it again"),
         (other_fit, f"fit of {MIDAS_FILE}=squash, expected pad, as the spec says. Export it again"),
         (no_normalization, f"normalization of {MIDAS_FILE}=missing, expected a manifest that says how frames are"),
     ],

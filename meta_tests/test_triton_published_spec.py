@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.cases import exports_of
 from fixtures.errors import InputError
 from fixtures.manifest import enter, read_manifest
+from fixtures.triton.branches import served_branch
 from fixtures.triton.published_spec import spec_of_published
+from fixtures.triton.repository import write_repository
 from fixtures.triton.stored_repository import read_repository
 from meta_tests.file_records import record
 from meta_tests.repositories import MIDAS_FILE, Place, new_place
@@ -35,6 +38,20 @@ def test_every_published_file_is_served(place: Place) -> None:
 
 def test_batch_option_selects_files(place: Place) -> None:
     assert build(place, "--batch", "8") == {"midas_256_b8": 8}
+
+
+def test_file_keeps_the_graph_that_it_was_exported_with(place: Place) -> None:
+    place.enter(graph="contrib")
+    assert build(place) == {"midas_256": 1, "midas_256_b8": 8, "raft_128x160": 1}
+
+
+def test_file_for_cuda_alone_is_not_served_on_a_cpu(place: Place) -> None:
+    place.enter(graph="cuda")
+    assert build(place, "--device", "cuda")
+    spec, _ = spec_of_published(place.onnx_dir)
+    branches = [served_branch(export, place.onnx_dir) for export in exports_of(spec)]
+    with pytest.raises(InputError, match=rf"graph of {MIDAS_FILE}=cuda, expected contrib or portable on a server"):
+        write_repository(place.out / "another", branches, "cpu")
 
 
 def test_files_that_only_a_spec_describes_are_named(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

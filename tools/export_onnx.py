@@ -15,6 +15,9 @@ def main() -> int:
     """Export one branch and print what was published; returns the exit code."""
     parser = single_export.parser_of(__doc__)
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu: where to judge beside the CPU")
+    parser.add_argument(
+        "--onnx-graph", default="portable", help="portable, contrib or cuda: `onnx_graph` of a spec (default: portable)"
+    )
     parser.add_argument("--external-data", action="store_true", help="write the weights beside it, to FILE.data")
     parser.add_argument("--target-python", help="interpreter whose ONNX Runtime has to load the file too")
     arguments = single_export.parsed(parser)

@@ -13,6 +13,7 @@ from fixtures.declarations import declarations
 from fixtures.errors import InputError
 from fixtures.export.accuracy import ceiling_remarks
 from fixtures.export.gate import Gate, GateError, GateSettings, reference_for
+from fixtures.export.graph_checks import graph_remarks
 from fixtures.manifest import publication_of
 from fixtures.models import family_named
 from fixtures.records import FileFormat, FileRecord
@@ -95,6 +96,8 @@ def export_one(
         print(f"{arguments.out} is not published:\n{error}", file=sys.stderr)
         return 1
     print(f"published {arguments.out}: {record.size_bytes / 1024**2:.1f} MiB, sha256 {record.sha256}")
+    for remark in graph_remarks(record):
+        print(f"  {remark}")
     for parity in record.parity:
         for remark in ceiling_remarks(parity.dtype, parity.ceiling):
             print(f"  {remark}")
@@ -128,6 +131,7 @@ def _setup(
             "dtype": arguments.dtype,
             "runtimes": [name for name, runtime in declarations().items() if runtime.file],
             "formats": [file_format],
+            **({"onnx_graph": arguments.onnx_graph} if file_format == "onnx" else {}),
             "batches": [arguments.batch],
             "target": {"triton": arguments.triton},
             "variants": [variant],
