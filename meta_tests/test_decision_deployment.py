@@ -260,6 +260,14 @@ def test_sessions_select_the_chosen_exports(place: Place, bundle_root: Path) -> 
 
 
 @pytest.mark.usefixtures("own_environment")
+def test_chosen_files_have_the_graph_of_the_spec(place: Place, bundle_root: Path) -> None:
+    spec = place.folder / "spec.yaml"
+    spec.write_text(f"{spec.read_text()}\nonnx_graph: contrib\n")
+    place.choose(served("midas_64"))
+    assert [export.graph for export in setup_of_choice(place, bundle_root).exports()] == ["contrib"]
+
+
+@pytest.mark.usefixtures("own_environment")
 def test_sessions_refuse_a_precision_class_beside_a_choice(place: Place, bundle_root: Path) -> None:
     place.choose(served("midas_64"), FLOW)
     rule = "expected what the choice says. Leave out --dtype or --choice."
