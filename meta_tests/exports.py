@@ -88,11 +88,20 @@ class Published:
         return make
 
 
+# Of the gate's eight inputs a photograph and noise. One that fails is a refusal, and each costs five evaluations then.
+FEW = (0, 3)
+
+
 @cache
-def reference_of(bundle_root: Path, variant: Variant) -> Reference:
-    """The reference of a variant on the suite's own content; its outputs are in the cache."""
+def reference_of(bundle_root: Path, variant: Variant, judged_on: tuple[int, ...] = ()) -> Reference:
+    """The reference of a variant on the suite's own content; its outputs are in the cache.
+
+    Args:
+        judged_on: indices of the gate's inputs; empty: all of them.
+    """
     inputs = parity_inputs(replace(CONTENT, models_root=bundle_root), variant)
-    return StoredReference(variant, locate_checkpoint(variant, Bundle(bundle_root)), inputs)
+    chosen = [inputs[index] for index in judged_on or range(len(inputs))]
+    return StoredReference(variant, locate_checkpoint(variant, Bundle(bundle_root)), chosen)
 
 
 def published(
@@ -101,16 +110,17 @@ def published(
     precision: FileDtype = "fp32",
     batch: int = 1,
     graph: OnnxGraph = "portable",
+    judged_on: tuple[int, ...] = (),
 ) -> Published:
     """A variant of a bundle, exported and published beside the bundle; its files are in the cache."""
-    return _published(bundle_root, Export(variant, batch, precision, graph=graph))
+    return _published(bundle_root, Export(variant, batch, precision, graph=graph), judged_on)
 
 
 @cache
-def _published(bundle_root: Path, export: Export) -> Published:
+def _published(bundle_root: Path, export: Export, judged_on: tuple[int, ...]) -> Published:
     variant = export.variant
     weights = Bundle(bundle_root).weights(locate_checkpoint(variant, Bundle(bundle_root)))
-    reference = reference_of(bundle_root, variant)
+    reference = reference_of(bundle_root, variant, judged_on)
 
     def make(folder: Path) -> None:
         gate = Gate(export, reference, weights, GateSettings(folder, export.file, "24.08", False, None, ""))
@@ -119,7 +129,7 @@ def _published(bundle_root: Path, export: Export) -> Published:
 
     given = {"variant": variant.model_dump(mode="json"), "batch": export.batch, "precision": export.file_dtype}
     given["graph"] = export.graph
-    given["weights"] = [weights.name, weights.sha256, weights.synthetic]
+    given |= {"weights": [weights.name, weights.sha256, weights.synthetic], "judged_on": judged_on}
     recipe = Recipe(f"exported_{export.id}", given, (__name__,), make)
     return Published(export, reference, weights, view(recipe, bundle_root.parent / recipe.folder.name))
 

@@ -300,17 +300,17 @@ def weights_beside(place: Published) -> Make:
 
 
 def test_good_file_is_published_with_the_weights_beside_it(good: Places, folder: Path) -> None:
-    place = good["raft"].at(folder)
-    gate = place.gate(weights_beside(good["raft"]))
+    place = good["midas"].at(folder)
+    gate = place.gate(weights_beside(good["midas"]))
     record = gate.publish()
     gate.close()
     assert set(digests(folder)) == {
-        "raft/raft_small_128.onnx",
-        "raft/raft_small_128.data",
+        "midas/midas_small_64x96.onnx",
+        "midas/midas_small_64x96.data",
         MANIFEST,
         f".{MANIFEST}.lock",
     }
-    assert record.data == {"raft_small_128.data": sha256_of(folder / "raft" / "raft_small_128.data")}
+    assert record.data == {"midas_small_64x96.data": sha256_of(folder / "midas" / "midas_small_64x96.data")}
     output = run(open_session(place.file, "cpu", "fp32"), place.reference.inputs[0].tensors)
     assert np.isfinite(output).all()
 
@@ -339,7 +339,7 @@ def test_target_that_does_not_load_the_file_is_a_refusal(good: Places, folder: P
 
 
 def test_same_answer_of_the_target_is_no_problem(good: Places, folder: Path) -> None:
-    gate = good["raft"].at(folder).gate(good["raft"].unchanged, target_python=Path(os.path.relpath(sys.executable)))
+    gate = good["midas"].at(folder).gate(good["midas"].unchanged, target_python=Path(os.path.relpath(sys.executable)))
     assert gate.target_problems == []
     gate.close()
 
@@ -348,18 +348,18 @@ def test_same_answer_of_the_target_is_no_problem(good: Places, folder: Path) -> 
 
 
 def test_refused_file_leaves_an_empty_folder_empty(good: Places, folder: Path) -> None:
-    refusal(good["raft"].at(folder), good["raft"].tampered(inputs_swapped))
+    refusal(good["midas"].at(folder), good["midas"].tampered(channels_flipped))
     assert list(folder.iterdir()) == []
 
 
 def test_good_file_replaces_the_older_one_and_its_entry(good: Places, folder: Path) -> None:
-    place = good["raft"].copy(folder)
+    place = good["midas"].copy(folder)
     before = read_manifest(folder).files[place.export.file]
 
     def noted(model: onnx.ModelProto) -> None:
         model.doc_string = "a newer one"
 
-    gate = place.gate(good["raft"].tampered(noted))
+    gate = place.gate(good["midas"].tampered(noted))
     record = gate.publish()
     gate.close()
     assert record.sha256 == sha256_of(place.file) != before.sha256

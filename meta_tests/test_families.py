@@ -39,7 +39,7 @@ from fixtures.triton.config import read_config
 from fixtures.triton.emulation.rules import load_problems
 from fixtures.triton.repository import write_repository
 from fixtures.weights.bundle import Bundle
-from meta_tests.exports import MIDAS, RAFT, Published, Tamper, published
+from meta_tests.exports import FEW, MIDAS, RAFT, Published, Tamper, published
 from meta_tests.families import IN_ONNXRUNTIME, NAMES, Families, all_families
 from meta_tests.loading import CONTENT
 from meta_tests.references import StoredReference
@@ -51,7 +51,6 @@ from tools.make_bundle import make_bundle
 pytestmark = pytest.mark.xdist_group("families")
 
 NEW = NAMES[2:]  # test_export_gate.py has the others
-_FEW = (0, 3)  # real content and noise: one input that fails is a refusal, and the others cost time
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +171,7 @@ def test_parity_fails_for_an_input_in_another_order(families: Families, name: st
 def passes(place: Published, infer: Infer) -> bool:
     """Whether outputs are those of the float64 module, on two inputs of the gate's eight."""
     variant = place.export.variant
-    inputs = [place.reference.inputs[index] for index in _FEW]
+    inputs = [place.reference.inputs[index] for index in FEW]
     reference = StoredReference(variant, place.weights.path, inputs)
     evaluation = evaluate(infer, [given.tensors for given in inputs], 1)
     return judge(reference, evaluation, "cpu", "fp32", TASK_METRICS[tower_of(variant).task]).passed
