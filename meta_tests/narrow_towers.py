@@ -1,6 +1,7 @@
-"""CLIP and CLAP with few and narrow layers, for tests of what holds at every width: same code, keys and file layouts.
+"""CLIP and CLAP with few and narrow layers, RAFT with few refinements, for tests of what holds at every size.
 
-Of their official sizes, `test_models_clip.py` and `test_models_clap.py` compare the outputs with upstream's.
+Code, keys and file layouts are the same. Of their official sizes, `test_models_clip.py`, `test_models_clap.py` and
+`test_models_raft.py` compare the outputs with upstream's, and `test_export_gate.py` judges RAFT's file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from unittest import mock
 
 from transformers import RobertaConfig
 
-from fixtures.models import Checkpoint, clap, clip
+from fixtures.models import Checkpoint, clap, clip, raft
 from fixtures.models.parts import clap as clap_parts
 from fixtures.models.parts.clip import ClipSizes
 
@@ -19,13 +20,21 @@ CLIP, CLAP = "ViT-narrow-32", "HTSAT-narrow"
 
 # The official vocabularies: the tokens of prompts have to be in them.
 _CLIP_SIZES = ClipSizes(512, 128, 2, 32, 224, 128, 2)
-_HTSAT = (32, (2, 2, 2, 2))
-_ROBERTA = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 12, "intermediate_size": 384}
+_HTSAT = (32, (2, 1, 1, 1))  # windows are shifted in every second block of a stage
+_ROBERTA = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 384}
+
+
+_REFINEMENTS = 3
 
 
 @contextmanager
 def narrow_towers() -> Iterator[None]:
-    """The families know the narrow models inside; CLAP's text tower is narrow there, whatever the audio model."""
+    """The families know the narrow models inside; CLAP's text tower is narrow there, whatever the audio model.
+
+    RAFT refines three times, and so does torchvision's: its files go by other variants than `meta_tests.exports.RAFT`.
+    """
+    from torchvision.models.optical_flow import RAFT  # noqa: PLC0415  fixtures has to say first where torch compiles to
+
     clip_file = Checkpoint(f"clip_cache/{CLIP}.pt", layout="torchscript")
     added = (
         (clip._SIZES, {CLIP: _CLIP_SIZES}),
@@ -37,6 +46,8 @@ def narrow_towers() -> Iterator[None]:
         for known, new in added:
             stack.enter_context(mock.patch.dict(known, new))
         stack.enter_context(mock.patch.object(clap_parts, "roberta_base", _narrow_roberta))
+        stack.enter_context(mock.patch.object(raft, "REFINEMENTS", _REFINEMENTS))
+        stack.enter_context(mock.patch.object(RAFT.forward, "__defaults__", (_REFINEMENTS,)))
         yield
 
 

@@ -6,11 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._inductor import config
 
 from fixtures.export.accuracy import relative_error
 from fixtures.export.formats.norms import group_norm_by_channel, with_exact_norms, with_norms_by_channel
-from meta_tests.packages import COMPILED_ONCE
+from meta_tests.packages import compiled_once
 
 GREY = 0.00392  # of a frame in -1 ... 1
 
@@ -93,7 +92,7 @@ def test_compiled_norm_of_a_grey_frame_is_as_exact_as_torch() -> None:
     net.append(nn.InstanceNorm2d(8)).eval()
     frame = torch.full((1, 3, 128, 128), GREY)
     exact = with_exact_norms(torch.export.export(net, (frame,), strict=False)).module()
-    with torch.no_grad(), config.patch(COMPILED_ONCE):
+    with torch.no_grad(), compiled_once():
         answer = torch.compile(exact)(frame)
         own, truth = net(frame).double().numpy(), net.double()(frame.double()).numpy()
     assert relative_error(answer.double().numpy(), truth) <= 10 * relative_error(own, truth)

@@ -9,7 +9,6 @@ from typing import cast
 
 import pytest
 import torch
-from torch._inductor import config
 
 from fixtures import registry
 from fixtures.cases import Case
@@ -21,7 +20,7 @@ from fixtures.spec import Dtype, Frame, Variant
 from fixtures.subject import PreprocessAndModel, TorchSubject, device_inputs
 from fixtures.weights.bundle import Bundle
 from meta_tests.loading import CONTENT, torch_subject
-from meta_tests.packages import COMPILED_ONCE
+from meta_tests.packages import compiled_once
 
 CPU = torch.device("cpu")
 MIDAS = Variant(name="m", family="midas", model="MiDaS_small", height=64, width=96)
@@ -75,7 +74,7 @@ def test_runtime_is_closed_when_load_fails(subject: TorchSubject) -> None:
     assert closed == [True]
 
 
-@config.patch(COMPILED_ONCE)  # type: ignore[untyped-decorator]
+@compiled_once()
 def test_each_compilation_uses_an_empty_cache_and_removes_it(
     subject: TorchSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
