@@ -128,6 +128,21 @@ def small_server(
 
 
 @pytest.fixture
+def stored_references() -> Iterator[None]:
+    """Gates and judges of this process read the outputs of torch modules from the cache."""
+    from meta_tests.references import references_kept  # noqa: PLC0415 (what it imports takes seconds)
+
+    with references_kept():
+        yield
+
+
+@pytest.fixture
+def one_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One draw of rounding errors instead of four; each evaluates the model again. test_export_gate.py makes all."""
+    monkeypatch.setattr("fixtures.export.accuracy._DRAWS", 1)
+
+
+@pytest.fixture
 def own_environment() -> Iterator[None]:
     """The environment variables that a session sets for its process are unset after the test."""
     with mock.patch.dict(os.environ):

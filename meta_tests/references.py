@@ -1,12 +1,14 @@
 """Reference outputs that are computed once for all runs: the slowest part of a gate on a CPU.
 
-`keep_references` gives them to the sessions of a process. A session that a test starts from nothing computes its own.
+Sessions that are forked read them, and what a test runs in process with the fixture `stored_references`. A session that
+a test starts from nothing computes its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from unittest import mock
@@ -23,6 +25,8 @@ from fixtures.sessions import serve_session
 from fixtures.spec import Variant
 from meta_tests.cache import Recipe, entry
 from meta_tests.source_digest import machine_digest, source_digest
+
+_KEPT = ExitStack()
 
 
 class StoredReference(Reference):
@@ -92,10 +96,18 @@ def _digest_of(checkpoint: Path, _changed_ns: int) -> str:
     return sha256_of(checkpoint)
 
 
+@contextmanager
+def references_kept() -> Iterator[None]:
+    """Gates and judges inside read references from the cache."""
+    with ExitStack() as stack:
+        for module in (gate, measured, serve_session):
+            stack.enter_context(mock.patch.object(module, "Reference", StoredReference))
+        yield
+
+
 def keep_references() -> None:
-    """From now on the sessions of this process, or of one that is forked from it, read references from the cache."""
-    for module in (gate, measured, serve_session):
-        mock.patch.object(module, "Reference", StoredReference).start()
+    """The same from now on, in this process and in those that are forked from it."""
+    _KEPT.enter_context(references_kept())
     _ = source_digest(Reference.__module__), machine_digest()  # 0.3 CPU seconds that each fork is spared
 
 

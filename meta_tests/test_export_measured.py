@@ -25,6 +25,8 @@ from fixtures.weights.bundle import Bundle
 from meta_tests.exports import MIDAS, RAFT
 from meta_tests.loading import CONTENT, torch_subject
 
+pytestmark = pytest.mark.usefixtures("one_draw")
+
 CPU = torch.device("cpu")
 BATCH = 3
 CLASSES: list[Dtype] = ["fp32", "tf32", "fp16"]

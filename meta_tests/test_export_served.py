@@ -369,6 +369,7 @@ AGAINST_FLOAT64 = (
 )
 
 
+@pytest.mark.usefixtures("one_draw")
 @pytest.mark.parametrize(
     ("name", "wrong", "says"),
     [

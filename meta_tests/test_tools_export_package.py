@@ -23,7 +23,7 @@ from tools import export_package, single_export
 
 
 @pytest.fixture(autouse=True)
-def _network_opened(own_environment: None) -> Iterator[None]:
+def _network_opened(own_environment: None, stored_references: None) -> Iterator[None]:
     """The tool sets environment variables of its process and shuts its network."""
     yield
     offline.open_network()
