@@ -68,7 +68,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What has been imported is no garbage; looking through it takes a quarter of a second each time."""
     if not suites_of(session.config):
-        gc.collect()
         gc.freeze()
 
 

@@ -27,7 +27,7 @@ from meta_tests import noisy
 from meta_tests.conftest import HANGS_S, ROOT, SMALL_SPEC, Ended, Suite, environment, wait_until
 
 RAFT_FILE = "torch_cache/hub/checkpoints/raft_small_C_T_V2-01064c6d.pth"
-RAFT = "raft_small_128-b1-fp32-torch"
+MIDAS = "midas_small_64-b1-fp32-torch"
 
 
 def summary_of(suite: Suite, run_id: str = "r") -> dict[str, Any]:
@@ -77,7 +77,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, bundle_root: Path) -> Whole:
     Image.effect_noise((200, 150), 60).convert("RGB").save(os.fsencode(suite.folder / "photos" / "noise") + b"\xff.png")
     json_path = suite.folder / "new" / "bench.json"
     arguments = ("--spec", str(suite.folder / "small.yaml"), "--run-id", "r", "--frames", str(suite.folder / "photos"))
-    more = (f"--benchmark-json={json_path}", "-k", "raft", "-p", "meta_tests.noisy")
+    more = (f"--benchmark-json={json_path}", "-k", "midas", "-p", "meta_tests.noisy")
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         suite.command(*arguments, *more), cwd=ROOT, env=environment(), stdout=pipe, stderr=pipe, text=True
@@ -94,7 +94,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, bundle_root: Path) -> Whole:
 def test_session_says_what_it_measures_and_what_it_wrote(whole: Whole) -> None:
     assert whole.ended.returncode == 0, whole.ended.stdout + whole.ended.stderr
     folder = whole.suite.folder / "out" / "r"
-    for said in ("device:", "spec: small, 4 cases", "synthetic weights", f"run: {folder}", "p95 ms", "raft_small_128"):
+    for said in ("device:", "spec: small, 4 cases", "synthetic weights", f"run: {folder}", "p95 ms", "midas_small_64"):
         assert said in whole.ended.stdout
     written = [line.removeprefix("wrote ") for line in whole.ended.stdout.splitlines() if line.startswith("wrote ")]
     assert written == [str(folder / name) for name in ("results.jsonl", "memory.jsonl", "summary.json")]
@@ -112,7 +112,7 @@ def test_second_writer_of_a_run_is_refused_with_the_name_of_the_first(whole: Who
 
 def test_summary_tells_weights_memory_and_cold_start_of_every_selected_case(whole: Whole) -> None:
     summary = summary_of(whole.suite)
-    assert (summary["complete"], list(by_id(summary))) == (True, [RAFT, RAFT.replace("b1", "b2")])
+    assert (summary["complete"], list(by_id(summary))) == (True, [MIDAS, MIDAS.replace("b1", "b2")])
     assert summary["run"]["content"] == ["noise\ufffd.png", "prompts.txt"]
     rows = rows_of(whole.suite)
     for case in summary["cases"]:
@@ -143,9 +143,9 @@ def test_either_file_of_a_run_gives_its_summary_again(whole: Whole) -> None:
     summary = summary_of(whole.suite)
     for source in (whole.json_path, whole.suite.folder / "out" / "r" / "results.jsonl"):
         again = summarize_file(source).model_dump(mode="json")
-        assert again["table"] == {"raft_small_128": pytest.approx(summary["table"]["raft_small_128"])}
+        assert again["table"] == {"midas_small_64": pytest.approx(summary["table"]["midas_small_64"])}
         assert list(by_id(again)) == list(by_id(summary))
-        assert by_id(again)[RAFT]["memory"] == by_id(summary)[RAFT]["memory"]
+        assert by_id(again)[MIDAS]["memory"] == by_id(summary)[MIDAS]["memory"]
         assert again["complete"] is (source == whole.json_path)
 
 
@@ -247,10 +247,10 @@ def test_failure_that_was_measured_before_is_still_a_failure(mixed: Mixed) -> No
 def test_memory_pass_alone_is_a_run_and_its_remarks_stay_with_the_latency(suite: Suite, small_spec: Path) -> None:
     json_path = suite.folder / "bench.json"
     json_path.write_text('{"benchmarks": ["of an earlier run"]}')
-    arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_memory and raft_small_128-b1")
+    arguments = ("--spec", str(small_spec), "--run-id", "r", "-k", "test_memory and midas_small_64-b1")
     ended = suite.run(*arguments, f"--benchmark-json={json_path}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"{RAFT}: memory " in ended.stdout
+    assert f"{MIDAS}: memory " in ended.stdout
     folder = suite.folder / "out" / "r"
     written = [line.removeprefix("wrote ") for line in ended.stdout.splitlines() if line.startswith("wrote ")]
     assert written == [str(folder / "memory.jsonl"), str(folder / "summary.json")]
@@ -261,14 +261,14 @@ def test_memory_pass_alone_is_a_run_and_its_remarks_stay_with_the_latency(suite:
     assert summary["memory_cases"] == [json.loads(line)]
     document = json.loads(json_path.read_text())
     assert (document["benchmarks"], document["pretriton"]["run_id"]) == ([], "r")
-    assert summarize_file(json_path).memory_cases[0].case_id == RAFT
+    assert summarize_file(json_path).memory_cases[0].case_id == MIDAS
 
     noted = {**json.loads(line), "notes": ["memory: 1 foreign process(es) on the GPU"]}
     (folder / "memory.jsonl").write_text(json.dumps(noted) + "\n")
-    ended = suite.run(*arguments[:-1], "raft_small_128-b1", "--resume")
+    ended = suite.run(*arguments[:-1], "midas_small_64-b1", "--resume")
     (case,) = summary_of(suite)["cases"]
     assert case["notes"][0] == noted["notes"][0]
-    assert f"{RAFT}: {noted['notes'][0]}" in ended.stdout
+    assert f"{MIDAS}: {noted['notes'][0]}" in ended.stdout
     assert summary_of(suite)["memory_cases"] == []
 
 
