@@ -33,7 +33,7 @@ from fixtures.measure.protocol import measuring_plan
 from fixtures.measure.retries import Watch
 from fixtures.measure.rounds import ClockError
 from fixtures.nvml import Gpu
-from fixtures.packages import compile_package, platform_here
+from fixtures.packages import platform_here
 from fixtures.precision import precision_class
 from fixtures.runtimes import Runtime, runtime_class
 from fixtures.spec import Dtype, Variant
@@ -357,12 +357,8 @@ def test_gate_refuses_a_package_of_channels_last_weights(tmp_path: Path, monkeyp
         module.model.to(memory_format=torch.channels_last)
         return module
 
-    def as_for_a_cpu(program: Any, facts: Any, path: Path, _device: torch.device) -> None:
-        compile_package(program, facts, path, torch.device("cpu"))
-
     monkeypatch.setattr(aoti, "torch_module", channels_last)
-    monkeypatch.setattr(aoti, "with_norms_by_channel", lambda program: program)
-    monkeypatch.setattr(aoti, "compile_package", as_for_a_cpu)
+    monkeypatch.setattr(aoti, "has_group_norms", lambda _program: False)
     root = synthetic_bundle(tmp_path / "root", ["DPT_Hybrid"])
     gate = gate_for(root, tmp_path / "files", Export(HYBRID_384, 1, "fp16", format="aoti"))
     with pytest.raises(GateError) as caught:
