@@ -192,6 +192,7 @@ def test_report_says_how_to_measure_it(checkout: Checkout) -> None:
     assert HOW_TO_MEASURE in page
 
 
+@pytest.mark.usefixtures("stored_references")
 def test_output_of_another_shape_is_an_error_row(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     looper = importlib.import_module("looper")
     monkeypatch.setattr(looper, "each", lambda _, inputs: torch.zeros(len(inputs[0]) + 1, 64, 64))
@@ -202,6 +203,7 @@ def test_output_of_another_shape_is_an_error_row(checkout: Checkout, monkeypatch
     assert case.latency_ms is None
 
 
+@pytest.mark.usefixtures("stored_references")
 @pytest.mark.parametrize(
     "wrong", [lambda right: right * 1.02, lambda right: right.flip(0)], ids=["2% larger", "rows of other items"]
 )
@@ -230,6 +232,7 @@ def test_file_that_no_gate_has_published_is_refused(checkout: Checkout) -> None:
         plan.require_measurable([plan.case(CASE)])
 
 
+@pytest.mark.usefixtures("stored_references")
 def test_out_of_memory_is_a_row(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     looper = importlib.import_module("looper")
     full = looper.ArenaFullError("4 MiB")
