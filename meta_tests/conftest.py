@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
-import torch
 
 from fixtures.measure import fork_server as fork_server_module
 from fixtures.measure.fork_server import fork_server
 from fixtures.processes import child_environment
 from fixtures.sessions.pytest_plugin import suites_of
 from fixtures.triton.installation import Installation, NoServerError
-from meta_tests.bundles import synthetic_bundle
 from meta_tests.forked import prepare_session
 
 if TYPE_CHECKING:
@@ -79,8 +77,11 @@ def pytest_sessionfinish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU, and torch finds none")
+    if item.get_closest_marker("gpu"):
+        import torch  # noqa: PLC0415 (two CPU seconds, which the process that hands out the tests is spared)
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU, and torch finds none")
     # Parameters are often found, as specs on pages are. pytest skips a test whose list of them is empty.
     if any("got empty parameter set" in str(mark.kwargs.get("reason")) for mark in item.iter_markers("skip")):
         pytest.fail(f"{item.name}: parameters=none, expected what it is about")
@@ -98,6 +99,8 @@ def _kept_operator_table() -> None:
 @pytest.fixture(scope="session")
 def bundle_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic models root with MiDaS_small and raft_small; a test may replace files in a copy of it."""
+    from meta_tests.bundles import synthetic_bundle  # noqa: PLC0415 (imports torch, as above)
+
     return synthetic_bundle(tmp_path_factory.mktemp("bundle") / "root", ["MiDaS_small", "raft_small"])
 
 

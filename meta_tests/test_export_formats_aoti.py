@@ -143,6 +143,7 @@ def test_network_that_does_not_compile_is_one_message(package: Published, monkey
     assert said.splitlines()[0] == "AOTInductor does not write MiDaS_small: RuntimeError: no C++ compiler"
 
 
+@pytest.mark.usefixtures("one_draw")
 def test_package_with_a_changed_weight_is_refused(package: Published, bundle_root: Path) -> None:
     """One weight 10% larger, in an archive that is whole: only its answers can tell."""
     module = torch_subject(TINY, "fp32", CPU, Bundle(bundle_root)).module
@@ -160,6 +161,7 @@ def test_package_with_a_changed_weight_is_refused(package: Published, bundle_roo
     assert "expected at most" in said
 
 
+@pytest.mark.usefixtures("one_draw")
 def test_package_with_another_preprocess_is_refused(package: Published, bundle_root: Path) -> None:
     """The truth is of frames that were normalised otherwise: a mean that is 0.02 off."""
     shifted = [

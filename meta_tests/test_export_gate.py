@@ -30,18 +30,23 @@ from fixtures.onnx_session import open_session, run
 from fixtures.proof.faults import channels_flipped, half_pixels, inputs_swapped, one_refinement_earlier
 from fixtures.subject import locate_checkpoint
 from fixtures.weights.bundle import Bundle, Weights
-from meta_tests.exports import MIDAS, RAFT, Published, Tamper, published
+from meta_tests.exports import MIDAS, RAFT, Published, Tamper, published, reference_of
 
 Array = NDArray[Any]
 Places = dict[str, Published]
 Nodes = list[onnx.NodeProto]
 
 
+# Photographs 0 and 1 and noise, of the gate's eight inputs: refusing a file of RAFT on all takes five CPU seconds.
+SOME = (0, 1, 3)
+
+
 @pytest.fixture(scope="module")
 def good(bundle_root: Path) -> Places:
+    raft = published(bundle_root, RAFT)
     return {
         "midas": published(bundle_root, MIDAS),
-        "raft": published(bundle_root, RAFT),
+        "raft": replace(raft, reference=reference_of(bundle_root, RAFT, SOME)),
         "batch": published(bundle_root, MIDAS, batch=2),
     }
 
@@ -149,7 +154,7 @@ RAFT_WEIGHT = "model.context_encoder.layer2.0.downsample.0.weight"
         ("raft", inputs_swapped, "noise: error="),
         ("raft", one_refinement_earlier, "photograph 1: error="),
         ("midas", half_pixels, "depth_rank_distance="),
-        ("raft", half_pixels, "8 of 8 outputs fail"),
+        ("raft", half_pixels, "3 of 3 outputs fail"),
         ("midas", times(0.0), "degenerate: the output for 'photograph 0' is constant (0)"),
         ("midas", the_same_picture, "degenerate: the output is the same for every input"),
         ("midas", times(np.nan), "degenerate: 6144 of 6144 values are not finite for 'photograph 0'"),
@@ -186,7 +191,7 @@ def test_refusal_names_figure_rule_place_and_command(good: Places, folder: Path)
     for part in (": error=0.", " against float64, expected at most ", " x torch's own ", " in fp32); ", "output[0, "):
         assert part in said[0]
     assert "largest difference" in said[0]
-    assert said[-1].endswith("8 of 8 outputs fail. Reproduce: pytest -k this")
+    assert said[-1].endswith("3 of 3 outputs fail. Reproduce: pytest -k this")
 
 
 def test_torch_module_with_degenerate_output_is_refused(
