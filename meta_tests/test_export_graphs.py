@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from fixtures.cases import Export
+from fixtures.errors import InputError
 from fixtures.export.gate import Gate, GateError, GateSettings
 from fixtures.export.graph_checks import graph_remarks
 from fixtures.export.parity_inputs import parity_inputs
@@ -112,12 +113,9 @@ def test_gate_refuses_an_operator_that_no_rule_knows(transformer: Published, tmp
 
 def test_file_for_cuda_is_refused_without_a_gpu_before_it_is_written(transformer: Published, tmp_path: Path) -> None:
     place = Published(Export(VIT, 1, "fp32", graph="cuda"), transformer.reference, transformer.weights, tmp_path)
-    gate = place.gate(transformer.unchanged)
-    assert gate.graph_problems == [
-        "onnx_graph=cuda, expected contrib or portable without a GPU to judge it on: ONNX Runtime has its group norms "
-        "for CUDA alone"
-    ]
-    gate.close()
+    with pytest.raises(InputError, match="onnx_graph of vit=cuda, expected contrib or portable without a GPU to judge"):
+        place.gate(transformer.unchanged)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.gpu

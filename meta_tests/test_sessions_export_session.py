@@ -151,6 +151,15 @@ def test_two_variants_that_write_one_file_are_refused(exporting: ExportSuite, tm
     assert f"twice.yaml: twin and resnet_64 write {RESNET_FILE}, expected a file for each variant." in message
 
 
+def test_file_for_cuda_is_refused_without_a_gpu(exporting: ExportSuite, tmp_path: Path) -> None:
+    spec = tmp_path / "cuda.yaml"
+    spec.write_text(f"{TINY_SPEC}\nonnx_graph: cuda\n")
+    message = message_of(exporting.run("--spec", str(spec), "--device", "cpu"))
+    assert "cuda.yaml: onnx_graph of " in message
+    assert "=cuda, expected contrib or portable without a GPU to judge it on. Change it, or export on a" in message
+    assert not exporting.onnx_dir.exists()
+
+
 def test_missing_checkpoint_is_refused(exporting: ExportSuite, spec: Path, tmp_path: Path) -> None:
     suite = replace(exporting, models_root=root_with(tmp_path / "root", exporting.models_root, RESNET_WEIGHTS))
     message = message_of(suite.run("--spec", str(spec)))

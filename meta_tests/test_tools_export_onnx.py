@@ -91,6 +91,10 @@ def test_failed_file_is_not_published(
         (("--onnx-dir", "/proc/elsewhere"), "expected a file in --onnx-dir /proc/elsewhere. Change either."),
         (("--triton", "23.01"), "command line: target.triton='23.01', expected a Triton release from 24.08 to"),
         (("--onnx-graph", "fused"), "command line: onnx_graph='fused', expected 'portable', 'contrib' or 'cuda'."),
+        (
+            ("--onnx-graph", "cuda"),
+            "branch.onnx: onnx_graph of branch=cuda, expected contrib or portable without a GPU",
+        ),
         (("--batch", "0"), "command line: batches[0]=0, expected greater than or equal to 1."),
         (("--family", "raft", "--model", "raft_small"), "expected a multiple of 32 from 128 on for raft"),
         (("--model", "DPT_Large"), "file=missing, expected the official checkpoint"),
@@ -114,16 +118,6 @@ def test_bad_arguments_are_refused(
     with pytest.raises(InputError, match=re.escape(says)):
         export(monkeypatch, bundle_root, tmp_path / "branch.onnx", *arguments)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_file_for_cuda_is_not_made_without_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, bundle_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert export(monkeypatch, bundle_root, tmp_path / "branch.onnx", "--onnx-graph", "cuda") == 1
-    assert (
-        "graph: onnx_graph=cuda, expected contrib or portable without a GPU to judge it on" in capsys.readouterr().err
-    )
-    assert not list(tmp_path.glob("*.onnx"))
 
 
 # --- one file at a time, then a repository and a bench of all ---

@@ -264,6 +264,13 @@ def test_file_of_other_weights_is_refused(bench: Bench, bundle_root: Path) -> No
         tuner.tune(replace(bench.place.export, variant=variant))
 
 
+def test_file_of_another_graph_than_the_spec_asks_for_is_refused_before_it_is_timed(bench: Bench) -> None:
+    stopwatch = Stopwatch(times(10.0, 5.0, 20.0, 8.0))
+    with pytest.raises(InputError, match="graph=portable, expected contrib for"):
+        bench.tuner(stopwatch).tune(replace(bench.place.export, graph="contrib"))
+    assert stopwatch.asked == []
+
+
 def test_another_file_published_meanwhile_is_not_given_the_options(bench: Bench) -> None:
     class Replaces(Stopwatch):
         def __call__(self, request: TimingRequest) -> TuningMeasurement:

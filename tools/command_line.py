@@ -1,4 +1,7 @@
-"""How every tool ends: 0 when it did its work, 1 when a gate failed, 2 with one message when the input was bad."""
+"""How every tool ends: 0 when it did its work, 1 when a gate failed, 2 with one message when the input was bad.
+
+130 when the keyboard interrupted it, as the tools that start others return too.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from fixtures.errors import InputError
 from fixtures.spec import MAX_FRAME, Frame
 from fixtures.standard_streams import escape_unencodable
 
-_READER_HAS_ENDED = 128 + signal.SIGPIPE  # as a shell says of a program that the signal has ended
+# As a shell says of a program that the signal has ended.
+_READER_HAS_ENDED = 128 + signal.SIGPIPE
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def run(main: Callable[[], int]) -> None:
@@ -26,6 +31,9 @@ def run(main: Callable[[], int]) -> None:
     except InputError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:  # `| head`; what is left in the buffer must not raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(_READER_HAS_ENDED)
