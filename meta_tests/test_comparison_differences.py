@@ -70,6 +70,12 @@ def test_another_library_is_compared_and_noted() -> None:
     assert pair.notes == ("torch: 2.11.0, then 2.12.0",)
 
 
+def test_another_graph_is_noted() -> None:
+    assert pair_of(processes(10), processes(9), run={"onnx_graph": "portable"}).notes == ()
+    notes = pair_of(processes(10), processes(9), run={"onnx_graph": "contrib"}).notes
+    assert notes == ("onnx_graph: portable, then contrib",)
+
+
 def test_other_frames_and_another_protocol_are_noted() -> None:
     run = {"content_digests": ["1"], "protocol": {"rounds_s": 1}}
     notes = pair_of(processes(10), processes(9), run=run).notes

@@ -40,3 +40,19 @@ def test_stored_variant_with_precision_is_the_same_as_one_with_dtype(variant: ob
 def test_dtype_of_a_stored_run_is_compared_with_that_of_the_run_that_goes_on() -> None:
     run: dict[str, Any] = {"variants": {"m": OLDER}}
     assert list(differences({}, run, summary(STORED))) == []
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "says"),
+    [
+        ({}, {"onnx_graph": "portable"}, []),
+        ({}, {"onnx_graph": "contrib"}, [("onnx_graph=contrib", "portable")]),
+        ({"onnx_graph": "contrib"}, {"onnx_graph": "cuda"}, [("onnx_graph=cuda", "contrib")]),
+    ],
+    ids=["an older run of the same", "an older run", "another graph"],
+)
+def test_run_of_another_graph_does_not_go_on(
+    then: dict[str, str], now: dict[str, str], says: list[tuple[str, str]]
+) -> None:
+    begun = summary(STORED).model_copy(update={"run": then})
+    assert [(found.what, found.rule) for found in differences({}, now, begun)] == says
