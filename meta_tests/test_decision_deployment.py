@@ -267,6 +267,15 @@ def test_chosen_files_have_the_graph_of_the_spec(place: Place, bundle_root: Path
     assert [export.graph for export in setup_of_choice(place, bundle_root).exports()] == ["contrib"]
 
 
+@pytest.mark.parametrize(("measured", "spec"), [("contrib", "portable"), ("portable", "contrib")])
+def test_graph_that_was_not_measured_is_not_built(place: Place, measured: str, spec: str) -> None:
+    path = place.folder / "spec.yaml"
+    path.write_text(f"{path.read_text()}\nonnx_graph: {spec}\n")
+    place.choose(served("midas_64", knobs={"dtype": "fp32", "onnx_graph": measured}), FLOW)
+    says = f"onnx_graph of midas_64 in spec served={spec}, expected {measured}, which was measured. Correct the spec"
+    assert says in place.refused()
+
+
 @pytest.mark.usefixtures("own_environment")
 def test_sessions_refuse_a_precision_class_beside_a_choice(place: Place, bundle_root: Path) -> None:
     place.choose(served("midas_64"), FLOW)

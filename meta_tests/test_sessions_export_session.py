@@ -209,6 +209,7 @@ def test_exported_files_are_measured_on_the_cpu(
         ("byobnet_64-b1-fp32-onnxruntime", "ok", "fp32"),
     ]
     assert all(case["latency_ms"]["p50"] > 0 for case in cases)
+    assert all(case["knobs"]["onnx_graph"] == "portable" for case in cases)
 
 
 def test_missing_file_is_not_measured(tmp_path: Path, tiny_root: Path, spec: Path) -> None:
