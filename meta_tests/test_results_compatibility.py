@@ -48,11 +48,17 @@ def test_dtype_of_a_stored_run_is_compared_with_that_of_the_run_that_goes_on() -
         ({}, {"onnx_graph": "portable"}, []),
         ({}, {"onnx_graph": "contrib"}, [("onnx_graph=contrib", "portable")]),
         ({"onnx_graph": "contrib"}, {"onnx_graph": "cuda"}, [("onnx_graph=cuda", "contrib")]),
+        ({}, {"serving": {"protocol": "http"}}, []),
+        (
+            {"serving": {"protocol": "http"}},
+            {"serving": {"protocol": "grpc"}},
+            [("serving=changed", "the same spec")],
+        ),
     ],
-    ids=["an older run of the same", "an older run", "another graph"],
+    ids=["an older run of the same", "an older run", "another graph", "an older run, served", "served by another way"],
 )
-def test_run_of_another_graph_does_not_go_on(
-    then: dict[str, str], now: dict[str, str], says: list[tuple[str, str]]
+def test_run_of_another_spec_does_not_go_on(
+    then: dict[str, Any], now: dict[str, Any], says: list[tuple[str, str]]
 ) -> None:
     begun = summary(STORED).model_copy(update={"run": then})
     assert [(found.what, found.rule) for found in differences({}, now, begun)] == says
