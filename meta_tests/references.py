@@ -14,15 +14,12 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import torch
 
 from fixtures.export import gate, measured
-from fixtures.export.parity_inputs import ParityInput
 from fixtures.export.reference import Array64, Reference
 from fixtures.files import sha256_of
 from fixtures.records import Dtype, Provider
 from fixtures.sessions import serve_session
-from fixtures.spec import Variant
 from meta_tests.cache import Recipe, entry
 from meta_tests.source_digest import machine_digest, source_digest
 
@@ -31,17 +28,6 @@ _KEPT = ExitStack()
 
 class StoredReference(Reference):
     """A Reference that reads from the cache what an equal one has computed."""
-
-    def __init__(
-        self,
-        variant: Variant,
-        checkpoint: Path,
-        inputs: Sequence[ParityInput],
-        input_noise: float = 0.0,
-        truth_on: tuple[Provider, torch.dtype] = ("cpu", torch.float64),
-    ) -> None:
-        super().__init__(variant, checkpoint, inputs, input_noise, truth_on)
-        self._noise = input_noise
 
     @cached_property
     def truth(self) -> list[Array64]:
@@ -86,7 +72,7 @@ class StoredReference(Reference):
             "variant": self.variant.model_dump(mode="json"),
             "weights": _digest_of(self._checkpoint, self._checkpoint.stat().st_mtime_ns),
             "inputs": tensors.hexdigest(),
-            "noise": self._noise,
+            "noise": self._input_noise,
         }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,8 @@ from fixtures.export.formats.norms import (
 )
 from meta_tests.packages import compiled_once
 
+TakeApart = Callable[[torch.export.ExportedProgram], torch.export.ExportedProgram]
+
 GREY = 0.00392  # of a frame in -1 ... 1
 
 
@@ -27,6 +31,7 @@ def affine(norm: nn.Module) -> nn.Module:
     return norm.double().eval()
 
 
+@pytest.mark.parametrize("take_apart", [with_exact_norms, with_norms_by_channel])
 @pytest.mark.parametrize(
     ("norm", "shape"),
     [
@@ -39,26 +44,11 @@ def affine(norm: nn.Module) -> nn.Module:
     ],
     ids=str,
 )
-def test_norm_is_the_same_function(norm: nn.Module, shape: tuple[int, ...]) -> None:
-    given = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
-    exact = with_exact_norms(torch.export.export(affine(norm), (given,), strict=False)).module()
-    torch.testing.assert_close(exact(given), norm(given), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("norm", "shape"),
-    [
-        (nn.GroupNorm(3, 6), (2, 6, 5, 7)),
-        (nn.GroupNorm(2, 6, eps=1e-2), (2, 6, 5)),
-        (nn.GroupNorm(2, 6, affine=False), (2, 6)),
-    ],
-    ids=str,
-)
-def test_group_norm_by_channel_is_the_same_function(norm: nn.Module, shape: tuple[int, ...]) -> None:
+def test_norm_is_the_same_function(norm: nn.Module, shape: tuple[int, ...], take_apart: TakeApart) -> None:
     given = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
     exported = torch.export.export(affine(norm), (given,), strict=False)
-    assert has_group_norms(exported)
-    program = with_norms_by_channel(exported)
+    assert has_group_norms(exported) == isinstance(norm, nn.GroupNorm)
+    program = take_apart(exported)
     assert not has_group_norms(program)
     torch.testing.assert_close(program.module()(given), norm(given), rtol=1e-12, atol=1e-12)
 

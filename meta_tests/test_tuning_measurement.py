@@ -67,7 +67,7 @@ def surveyed(
         status="error",
     )
     monkeypatch.setattr(measurement, "in_fresh_process", processes.run)
-    monkeypatch.setattr(measurement._Machine, "prepared", lambda _request: processes)
+    monkeypatch.setattr(measurement._TimingProcess, "prepared", lambda _request: processes)
     survey(cast(TimingRequest, SimpleNamespace(onnx_dir=folder, wanted=wanted)), SETS)
     found = [Journal(folder).last(wanted.model_copy(update={"options": options})) for options in SETS]
     return processes.came_to, [one.status if one else None for one in found]
