@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
+import psutil
 import pytest
 
 from fixtures.measure import fork_server as fork_server_module
@@ -232,6 +233,18 @@ def wait_until(holds: Callable[[], bool], seconds: float = COMES_ABOUT_S) -> Non
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.01)
+
+
+def children_with(parent: subprocess.Popen[str], words: str) -> list[psutil.Process]:
+    """The running children of a process that have some words in their command line."""
+    return [child for child in psutil.Process(parent.pid).children() if words in _command_line(child)]
+
+
+def _command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended after it was listed; raised for a zombie, too
+        return ""
 
 
 def environment() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Stands in for the process of one worker where only its parent is under test: writes a run without measuring.
 
 `python -m meta_tests.stub_worker --cases IDS --out DIR --run-id NAME --claims DIR …` claims, writes and sums up as a
-worker does, with the same code, and takes `--case-s` seconds a case. SIGINT ends it in order, with an incomplete run.
+worker does, with the same code. It waits while the file `--may-begin` allows it no more cases than it has begun. SIGINT
+ends it in order, with an incomplete run.
 
 `python -m meta_tests.stub_worker parent FOLDER new|resume ARGUMENTS` is the parent of two such workers, as a process
 that may be killed.
@@ -45,7 +46,7 @@ class StubWorker:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self._ids: tuple[str, ...] = tuple(given.cases.split(","))
-        self._case_s: float = given.case_s
+        self._may_begin: Path | None = given.may_begin
         self._name: str = given.run_id
         self._claims = Claims(Path(given.claims), given.run_id)
         self._claims.select(Selection(memory=self._ids, latency=self._ids))
@@ -62,12 +63,16 @@ class StubWorker:
             if case_id in before:
                 self._found[case_id] = before[case_id]
                 continue
-            time.sleep(self._case_s)
+            self._wait_until_allowed()
             self._folder.append_memory(MemoryCase(case_id=case_id, status="ok"))
             self._found[case_id] = CaseResult(_facts(case_id), (time.monotonic(), 1.0))
             provenance = Provenance(self._name, "owner", "stage", dict(_ENVIRONMENT), "1", None, None)
             self._folder.append(self._found[case_id], provenance)
             self.summarize(complete=False)
+
+    def _wait_until_allowed(self) -> None:
+        while self._may_begin and len(self._found) >= int(self._may_begin.read_text()):
+            time.sleep(0.01)
 
     def summarize(self, *, complete: bool) -> None:
         """Write the summary of what has been measured so far."""
@@ -93,7 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     for option in ("--cases", "--out", "--run-id", "--claims", "--says"):
         parser.add_argument(option)
-    parser.add_argument("--case-s", type=float, default=0.0)
+    parser.add_argument("--may-begin", type=Path)
     parser.add_argument("--benchmark-json", type=Path)
     parser.add_argument("--benchmark-quiet", action="store_true")
     given = parser.parse_args()

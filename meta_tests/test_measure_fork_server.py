@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from fixtures.measure.fork_server import fork_server
-from meta_tests.conftest import ROOT, Suite, _main, environment, wait_until
+from meta_tests.conftest import ROOT, Suite, _main, children_with, environment, wait_until
 
 ANSWERS_S = 60
 BEGIN = "from fixtures.measure.fork_server import *; fork_server(); print('begun', flush=True); input()"
@@ -22,14 +22,7 @@ END = "; end_fork_server(); print('ended', flush=True); input()"
 
 def servers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The fork servers that a process has started and that have not ended."""
-    return [child for child in psutil.Process(process.pid).children() if _is_a_server(child)]
-
-
-def _is_a_server(child: psutil.Process) -> bool:
-    try:
-        return "multiprocessing.forkserver" in " ".join(child.cmdline())
-    except psutil.NoSuchProcess:  # raised for a zombie, too
-        return False
+    return children_with(process, "multiprocessing.forkserver")
 
 
 @contextmanager

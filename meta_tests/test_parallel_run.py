@@ -17,13 +17,14 @@ import pytest
 
 from fixtures.cases import cases_of
 from fixtures.errors import InputError
+from fixtures.files import write_atomically
 from fixtures.parallel.merge import read_part
 from fixtures.parallel.run import ShardedRun, run_shards
 from fixtures.parallel.workers import Worker
 from fixtures.results.reading import read_run, summarize_file
 from fixtures.results.run_lock import only_writer
 from fixtures.spec import load_spec
-from meta_tests.conftest import ROOT, Suite, environment, wait_until
+from meta_tests.conftest import ROOT, Suite, children_with, environment, wait_until
 from meta_tests.forked import ForkedPython
 
 IDS = tuple(f"{variant}-b{batch}" for variant in "abc" for batch in (1, 2, 4, 8))
@@ -35,6 +36,16 @@ class Parent:
     """The parent of two stub workers, as a process, and the folder of their run."""
 
     folder: Path
+
+    def allow(self, cases: int) -> tuple[str, ...]:
+        """Allow each worker to begin so many cases, the ones before included. Returns the arguments to start with."""
+        write_atomically(self.allowed, str(cases))
+        return ("--may-begin", str(self.allowed))
+
+    @property
+    def allowed(self) -> Path:
+        """The file that says how many cases a worker may begin."""
+        return self.folder.parents[1] / "allowed"
 
     def start(self, state: str, *arguments: str) -> subprocess.Popen[str]:
         """Begin a run (`new`) or go on with it (`resume`)."""
@@ -64,7 +75,7 @@ class Parent:
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.pid).children() if "--claims" in child.cmdline()]
+    return children_with(process, "--claims")
 
 
 @pytest.fixture
@@ -74,13 +85,11 @@ def parent(tmp_path: Path) -> Iterator[Parent]:
         assert str(tmp_path) not in " ".join(process.info["cmdline"] or ()), "no process is left behind"
 
 
-def selected(case_s: float = 0.0) -> tuple[str, ...]:
-    """Arguments of stub workers that measure all cases."""
-    return ("--cases", ",".join(IDS), "--case-s", str(case_s))
+SELECTED = ("--cases", ",".join(IDS))  # arguments of stub workers that measure all cases
 
 
 def test_two_workers_make_one_run_in_the_order_of_the_selection(parent: Parent) -> None:
-    code, said = parent.finish("new", *selected())
+    code, said = parent.finish("new", *SELECTED)
     assert code == 0, said
     summary = read_run(parent.folder)
     assert (summary.complete, summary.run_id, summary.notes) == (True, "r", ())
@@ -94,19 +103,19 @@ def test_two_workers_make_one_run_in_the_order_of_the_selection(parent: Parent) 
     assert f"wrote {file}" in said
 
 
-@pytest.mark.parametrize("cases", [1, 5])
-def test_run_whose_parent_was_killed_is_resumed_without_measuring_anything_twice(parent: Parent, cases: int) -> None:
-    process = parent.start("new", *selected(case_s=0.05))
-    parent.wait_for(process, cases)
+@pytest.mark.parametrize("each", [1, 4])
+def test_run_whose_parent_was_killed_is_resumed_without_measuring_anything_twice(parent: Parent, each: int) -> None:
+    process = parent.start("new", *SELECTED, *parent.allow(each))
+    parent.wait_for(process, 2 * each)
     workers = workers_of(process)
     assert len(workers) == 2
     process.kill()
     process.communicate()
     assert psutil.wait_procs(workers, timeout=STUB_ANSWERS_S)[1] == [], "workers end with their parent"
     before = parent.finished()
-    assert cases <= len(before) < len(IDS)
+    assert len(before) == 2 * each
 
-    code, said = parent.finish("resume", *selected())
+    code, said = parent.finish("resume", *SELECTED)
     assert code == 0, said
     assert before.items() <= parent.finished().items()
     summary = read_run(parent.folder)
@@ -116,10 +125,11 @@ def test_run_whose_parent_was_killed_is_resumed_without_measuring_anything_twice
 
 
 def test_killed_worker_and_interrupt_leave_an_incomplete_run_that_names_what_is_missing(parent: Parent) -> None:
-    process = parent.start("new", *selected(case_s=0.1))
+    process = parent.start("new", *SELECTED, *parent.allow(1))
     parent.wait_for(process, 2)
     workers_of(process)[0].kill()
-    parent.wait_for(process, len(parent.finished()) + 1)  # the other worker goes on
+    parent.allow(2)
+    parent.wait_for(process, 3)  # the other worker goes on
     process.send_signal(signal.SIGINT)
     said = process.communicate()[0]
     assert process.returncode == 130, said
@@ -131,15 +141,16 @@ def test_killed_worker_and_interrupt_leave_an_incomplete_run_that_names_what_is_
     assert {case.id for case in summary.cases} == finished.keys()
     assert {f"missing: {case_id}" for case_id in IDS if case_id not in finished} <= set(summary.notes)
 
-    assert parent.finish("resume", *selected())[0] == 0
+    assert parent.finish("resume", *SELECTED)[0] == 0
     assert finished.items() <= parent.finished().items(), "finished cases are not measured again"
     assert read_run(parent.folder).complete is True
 
 
 def test_killed_worker_makes_the_exit_code_1_and_the_run_incomplete(parent: Parent) -> None:
-    process = parent.start("new", *selected(case_s=0.05))
-    parent.wait_for(process, 1)
+    process = parent.start("new", *SELECTED, *parent.allow(1))
+    parent.wait_for(process, 2)
     workers_of(process)[0].kill()
+    parent.allow(len(IDS))
     said = process.communicate()[0]
     assert process.returncode == 1, said
     assert read_run(parent.folder).complete is False

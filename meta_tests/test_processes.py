@@ -32,8 +32,16 @@ def parent_of(command: str, ignoring: str = "") -> Iterator[tuple[subprocess.Pop
 
 def ended(pid: int) -> bool:
     """Whether a process ends soon; a zombie has ended, and waits for a parent that may be slow to look."""
-    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, _SOON_S)
+    wait_until(lambda: _status(pid) in (None, psutil.STATUS_ZOMBIE), _SOON_S)
     return True
+
+
+def _status(pid: int) -> str | None:
+    """State of a process, or None when there is none; asked in one step, because it may end between two."""
+    try:
+        return psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return None
 
 
 @pytest.mark.parametrize("command", [f"guarded({SLEEP})", f"supervised({SLEEP}, 5)"], ids=["guarded", "supervised"])
