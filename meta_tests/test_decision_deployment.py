@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fixtures.cases import exports_of
 from fixtures.decision import choose
 from fixtures.errors import InputError
-from fixtures.records import CaseSummary, Choice, Repository
+from fixtures.records import CaseSummary, Choice, Repository, WeightsRecord
 from fixtures.sessions.options import Options
 from fixtures.sessions.setup import Setup, make_setup
-from fixtures.spec import load_spec
+from fixtures.spec import load_spec, spec_from
 from fixtures.spec.budget import Budget
+from fixtures.subject import locate_checkpoint
 from fixtures.triton.stored_repository import read_repository
 from meta_tests.any_value import places, values
 from meta_tests.branches import publish_stand_in
@@ -40,6 +42,11 @@ variants:
 """
 
 
+OF_STAND_INS = "1" * 64  # sha256 of the weights of every stand-in
+OTHER_WEIGHTS = WeightsRecord(sha256="2" * 64, synthetic=False)
+SIZES = {"midas_64": (64, 96), "midas_128": (128, 128), "raft_128": (128, 160), "other_64": (64, 96)}
+
+
 @dataclass(frozen=True)
 class Place:
     """A folder with a spec, its published files and a choice; and the tool that builds a repository."""
@@ -56,9 +63,11 @@ class Place:
         """The choice."""
         return self.folder / "choice.json"
 
-    def choose(self, *cases: CaseSummary, **budget: Any) -> Choice:
-        """Choose from a run of these rows, and write the choice."""
-        choice = choose(run_of(*cases), {"depth": Budget(**budget)})
+    def choose(self, *cases: CaseSummary, measured: str | None = None, **budget: Any) -> Choice:
+        """Choose from a run of these rows and, where given, of the spec with this text; and write the choice."""
+        variants = spec_from(yaml.safe_load(measured), "spec").variants if measured else ()
+        definitions = {variant.name: variant.model_dump(mode="json") for variant in variants}
+        choice = choose(run_of(*cases, run={"variants": definitions}), {"depth": Budget(**budget)})
         self.choice.write_text(choice.model_dump_json())
         return choice
 
@@ -102,9 +111,11 @@ def place(tmp_path: Path, published: Path) -> Place:
 
 
 def served(variant: str, batch: int = 1, p50: float = 10.0, **facts: Any) -> CaseSummary:
-    """A row of ONNX Runtime in fp32; the name of the variant ends with its size."""
+    """A row of ONNX Runtime in fp32, of frames of the size that the spec says."""
     facts = {"runtime": "onnxruntime", "dtype_requested": "fp32", "dtype_used": "fp32", **facts}
-    return row(variant, batch, p50, size=int(variant.split("_")[1]), memory_mb=p50, **facts)
+    facts = {"weights": WeightsRecord(sha256=OF_STAND_INS, synthetic=False), **facts}
+    facts = {"input_bucket": dict(zip(("height", "width"), SIZES[variant], strict=True)), **facts}
+    return row(variant, batch, p50, memory_mb=p50, **facts)
 
 
 FLOW = served("raft_128", role="flow")
@@ -274,6 +285,64 @@ def test_graph_that_was_not_measured_is_not_built(place: Place, measured: str, s
     place.choose(served("midas_64", knobs={"dtype": "fp32", "onnx_graph": measured}), FLOW)
     says = f"onnx_graph of midas_64 in spec served={spec}, expected {measured}, which was measured. Correct the spec"
     assert says in place.refused()
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "says"),
+    [
+        ("family: midas, model: MiDaS_small", "family: midas, model: DPT_Hybrid", "model of midas_64 in spec served="),
+        ("64, width: 96", "96, width: 64", "height of midas_64 in spec served=96, expected 64"),
+        ("optional: true", "fit: pad", "fit of midas_64 in spec served=pad, expected not set"),
+        ("optional: true", "frame: {height: 80, width: 96}", "served=height 80, width 96, expected not set"),
+        ("optional: true", "weights: own.pt", "weights of midas_64 in spec served=own.pt, expected not set"),
+    ],
+)
+def test_variant_that_was_changed_since_is_not_built(place: Place, then: str, now: str, says: str) -> None:
+    (place.folder / "spec.yaml").write_text(SPEC.replace(then, now, 1))
+    place.choose(served("midas_64"), FLOW, measured=SPEC)
+    said = place.refused()
+    assert says in said
+    assert said.endswith("which was measured. Correct the spec, or measure and choose again.\n")
+
+
+def test_variant_is_built_that_is_measured_and_held_in_another_way_since(place: Place) -> None:
+    changed = SPEC.replace("optional: true", "ceiling: 0.5, role: edges, channels_last: true", 1)
+    (place.folder / "spec.yaml").write_text(changed)
+    place.choose(served("midas_64"), FLOW, measured=SPEC)
+    assert list(place.built().branches) == ["midas_64x96", "flow"]
+
+
+def test_size_is_compared_where_the_run_does_not_say_its_variants(place: Place) -> None:
+    place.choose(served("midas_64", input_bucket={"height": 64, "width": 64}))
+    says = "input_bucket of midas_64 in spec served=height 64, width 96, expected height 64, width 64, which was measu"
+    assert says in place.refused()
+
+
+def test_file_of_other_weights_than_were_measured_is_not_built(place: Place) -> None:
+    place.choose(served("midas_64", weights=OTHER_WEIGHTS), FLOW)
+    says = "depth, large: sha256 of the weights of midas_64=111111111111…, expected the 222222222222… that were measu"
+    assert says in place.refused()
+
+
+@pytest.mark.usefixtures("own_environment")
+def test_measured_weights_are_those_of_the_models_root(place: Place, bundle_root: Path) -> None:
+    setup = setup_of_choice(place, bundle_root)
+    place.choose(served("midas_64", weights=OTHER_WEIGHTS))
+    (export,) = setup.exports()
+    own = setup.bundle.weights(locate_checkpoint(export.variant, setup.bundle)).record
+    place.choose(served("midas_64", weights=own))
+    setup.require_chosen_weights([export])
+    place.choose(served("midas_64", weights=None))
+    setup.require_chosen_weights([export])
+
+
+@pytest.mark.parametrize("tests", ["export_tests", "serve_tests"])
+def test_pytest_refuses_other_weights_than_were_measured(place: Place, bundle_root: Path, tests: str) -> None:
+    place.choose(served("midas_64", weights=OTHER_WEIGHTS))
+    files = ("--spec", str(place.folder / "spec.yaml"), "--choice", str(place.choice))
+    said = ServeSuite(place.folder, bundle_root, tests=tests, onnx_dir=place.folder / "onnx").run(*files)
+    assert said.returncode == 2
+    assert re.search("depth, large: sha256 of the weights of midas_64=.*, expected the 222222222222… that", said.stderr)
 
 
 @pytest.mark.usefixtures("own_environment")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from fixtures.cases import Export, served_exports_of
-from fixtures.decision.deployment import chosen_exports
+from fixtures.decision.deployment import chosen_exports, require_measured_weights
 from fixtures.errors import InputError
 from fixtures.spec import Dtype, Spec, load_spec
 from fixtures.spec.rules import MAX_BATCH
@@ -36,6 +36,9 @@ def main() -> int:
     spec, left_out = _spec(arguments)
     exports, skipped = _selected(spec, arguments)
     branches = [served_branch(export, arguments.onnx_dir, spec.target.triton) for export in exports]
+    if arguments.choice is not None:
+        held = {branch.export.id: branch.record.weights.sha256 for branch in branches}
+        require_measured_weights(arguments.choice, spec, held)
     repository = write_repository(arguments.out, branches, _served_on(arguments.device), arguments.fused)
     for name in skipped:
         print(f"skipped {name}: optional, and not exported")
