@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.cases import Case
-from fixtures.records import CaseFacts, MemoryCase
+from fixtures.declarations import declaration
+from fixtures.manifest import measured_file
+from fixtures.records import CaseFacts, MeasuredFile, MemoryCase
 from fixtures.results.rows import CaseResult
 from fixtures.sessions.options import Options
 from fixtures.sessions.plan import Plan, make_plan
@@ -34,6 +36,8 @@ def result_of(plan: Plan, case: Case, *rounds_ms: float) -> CaseResult:
         device="cpu",
         status="ok",
         weights=weights,
+        dtype_used="fp32",
+        file=_file_of(plan, case),
     )
     return CaseResult(facts, rounds_ms or (1.0, 2.0))
 
@@ -41,4 +45,10 @@ def result_of(plan: Plan, case: Case, *rounds_ms: float) -> CaseResult:
 def memory_of(plan: Plan, case: Case) -> MemoryCase:
     """The memory pass of a case."""
     weights = plan.bundle.weights(locate_checkpoint(case.variant, plan.bundle)).record
-    return MemoryCase(case_id=case.id, status="ok", weights=weights)
+    return MemoryCase(case_id=case.id, status="ok", weights=weights, file=_file_of(plan, case))
+
+
+def _file_of(plan: Plan, case: Case) -> MeasuredFile | None:
+    if declaration(case.runtime).file is None:
+        return None
+    return measured_file(plan.onnx_dir, case.export.file, "cpu", "fp32")

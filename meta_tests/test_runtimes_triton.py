@@ -16,7 +16,7 @@ from fixtures.subject import Sources
 from fixtures.triton.access import ServerAccess
 from fixtures.weights.bundle import Bundle
 from meta_tests.exports import MIDAS, published
-from meta_tests.served import ServeSuite, SmallServer
+from meta_tests.served import ONE_THREAD, ServeSuite, SmallServer
 
 
 def test_served_branch_is_measured_on_a_server_of_its_own(
@@ -31,6 +31,11 @@ def test_served_branch_is_measured_on_a_server_of_its_own(
     assert summary["complete"]
     case = next(case for case in summary["cases"] if case["runtime"] == "triton")
     require_served(case)
+    local = next(case for case in summary["cases"] if case["runtime"] == "onnxruntime")
+    assert case["knobs"]["onnx_graph"] == local["knobs"]["onnx_graph"] == "portable"
+    assert case["file"] == local["file"] == local["file"] | {"options": ONE_THREAD}
+    passes = [json.loads(line) for line in (run / "memory.jsonl").read_text().splitlines()]
+    assert {one["case_id"]: one["file"] for one in passes} == {one["id"]: one["file"] for one in summary["cases"]}
     (waterfall,) = summary["waterfalls"]
     assert [hop["hop"] for hop in waterfall["hops"]] == [
         *("torch", "ONNX Runtime", "Triton, model alone", "Triton, ensemble", "client, http")

@@ -210,6 +210,10 @@ def test_exported_files_are_measured_on_the_cpu(
     ]
     assert all(case["latency_ms"]["p50"] > 0 for case in cases)
     assert all(case["knobs"]["onnx_graph"] == "portable" for case in cases)
+    files = read_manifest(exported[1]).files
+    assert {case["file"]["uri"]: case["file"]["sha256"] for case in cases} == {
+        name: record.sha256 for name, record in files.items()
+    }
 
 
 def test_missing_file_is_not_measured(tmp_path: Path, tiny_root: Path, spec: Path) -> None:

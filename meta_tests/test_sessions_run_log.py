@@ -15,12 +15,16 @@ import torch
 from PIL import Image
 
 from fixtures.errors import InputError
+from fixtures.files import sha256_of
+from fixtures.manifest import enter, read_manifest
 from fixtures.parallel.run import ShardedRun, run_shards
 from fixtures.results.run_folder import RunFolder
 from fixtures.sessions.plan import Plan
 from fixtures.sessions.run_log import RunLog
 from fixtures.weights.checkpoint import read_state_dict
+from meta_tests.branches import publish_stand_in
 from meta_tests.conftest import SMALL_SPEC
+from meta_tests.file_records import with_tuning
 from meta_tests.plans import memory_of, plan_of, result_of
 
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -198,6 +202,84 @@ def test_run_is_resumed_with_the_same_weights_only(
         (plan.out / "r" / "results.jsonl").unlink()
     change(root / OWN_FILE)
     assert says in refused(plan_of(tmp_path, SMALL_SPEC, root))
+
+
+FILE = "midas/midas_small_64x96.onnx"
+
+
+@pytest.fixture
+def plan_of_file(tmp_path: Path, bundle_root: Path) -> Plan:
+    """A plan of one published file, which is a stand-in with its weight beside it."""
+    spec = SMALL_SPEC.replace("[torch]", "[onnxruntime]").replace("[1, 2]", "[1]")
+    plan = plan_of(tmp_path, spec, bundle_root, variants="midas_small_64", onnx_dir=str(tmp_path / "onnx"))
+    (case,) = plan.cases
+    publish_stand_in(plan.onnx_dir, case.export, external=True)
+    return plan
+
+
+def _export_again(plan: Plan) -> None:
+    publish_stand_in(plan.onnx_dir, plan.cases[0].export)
+
+
+def _export_with_other_data(plan: Plan) -> None:
+    record = read_manifest(plan.onnx_dir).files[FILE]
+    (name,) = record.data
+    beside = plan.onnx_dir / FILE
+    beside.with_name(name).write_bytes(b"others")
+    enter(plan.onnx_dir, FILE, record.model_copy(update={"data": {name: sha256_of(beside.with_name(name))}}))
+
+
+def _tune(plan: Plan) -> None:
+    record = read_manifest(plan.onnx_dir).files[FILE]
+    enter(plan.onnx_dir, FILE, with_tuning(record, {"intra_op_thread_count": "1"}, "cpu"))
+
+
+def _lose(plan: Plan) -> None:
+    (plan.onnx_dir / FILE).unlink()
+
+
+@pytest.mark.parametrize("recorded", ["latency", "memory"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_export_again, f"--resume of r: file={FILE} exported again, expected the one the run began with. Start a new"),
+        (_export_with_other_data, f"--resume of r: file={FILE} exported again, expected the one the run began with."),
+        (_lose, "file=missing, expected an exported file."),
+    ],
+)
+def test_run_is_resumed_with_the_same_files_only(
+    plan_of_file: Plan, change: Callable[[Plan], None], says: str, recorded: str
+) -> None:
+    plan = plan_of_file
+    log = RunLog(plan, ENVIRONMENT)
+    if recorded == "memory":
+        log.record_memory(memory_of(plan, plan.cases[0]))
+    else:
+        log.record(result_of(plan, plan.cases[0]))
+    log.close()
+    RunLog(resumed(plan), ENVIRONMENT).close()
+    change(plan)
+    assert says in refused(plan)
+
+
+def test_run_is_resumed_with_the_same_options_of_a_file_only(plan_of_file: Plan) -> None:
+    plan = plan_of_file
+    log = RunLog(plan, ENVIRONMENT)
+    log.record(result_of(plan, plan.cases[0]))
+    log.close()
+    _tune(plan)
+    says = f"--resume of r: options of {FILE}=tuned again, expected those the run began with. Start a new run."
+    assert refused(plan) == says
+
+
+def test_run_whose_rows_do_not_say_their_file_is_resumed(plan_of_file: Plan) -> None:
+    plan = plan_of_file
+    log = RunLog(plan, ENVIRONMENT)
+    result = result_of(plan, plan.cases[0])
+    log.record(replace(result, facts=result.facts.model_copy(update={"file": None})))
+    log.close()
+    _export_again(plan)
+    RunLog(resumed(plan), ENVIRONMENT).close()
 
 
 def test_resumed_run_keeps_the_variants_and_the_start_of_its_beginning(tmp_path: Path, plan: Plan) -> None:
