@@ -62,6 +62,7 @@ def surveyed(
         device="a processor",
         driver=None,
         onnxruntime="1",
+        call="now",
         process=0,
         options={},
         status="error",
@@ -69,7 +70,7 @@ def surveyed(
     monkeypatch.setattr(measurement, "in_fresh_process", processes.run)
     monkeypatch.setattr(measurement._TimingProcess, "prepared", lambda _request: processes)
     survey(cast(TimingRequest, SimpleNamespace(onnx_dir=folder, wanted=wanted)), SETS)
-    found = [Journal(folder).last(wanted.model_copy(update={"options": options})) for options in SETS]
+    found = [Journal(folder).of_call(wanted.model_copy(update={"options": options})) for options in SETS]
     return processes.came_to, [one.status if one else None for one in found]
 
 

@@ -14,7 +14,7 @@ from fixtures.export.formats import Where
 from fixtures.export.formats.onnx import Onnx
 from fixtures.export.parity import Infer
 from fixtures.manifest import read_manifest
-from fixtures.records import FileRecord, TuningMeasurement
+from fixtures.records import FileRecord, Status, TuningMeasurement
 from fixtures.results.percentiles import latency_of
 from fixtures.spec import spec_from
 from fixtures.tuning import tuner as tuner_module
@@ -242,12 +242,47 @@ def test_interrupted_tuning_keeps_what_was_measured_and_goes_on(bench: Bench) ->
     journal.write_text(journal.read_text()[:-20])  # the last line was cut short
     again = Stopwatch(times(10.0, 5.0, 20.0, 8.0))
     tuning = bench.tuner(again).tune(bench.place.export)
-    assert again.asked[0] == (1, options_text(ONE))
-    assert len(again.asked) == 4 + 9 - 5
+    assert again.asked[0] == (1, options_text({})), "a turn is measured again as a whole"
+    assert len(again.asked) == 9
     assert tuning.options == ONE
     third = Stopwatch({})
     assert bench.tuner(third).tune(bench.place.export) == tuning
     assert third.asked == []
+
+
+@pytest.mark.parametrize(
+    ("stops_after", "asked"),
+    [(1, 4 + 9), (3, 4 + 9), (4, 9), (5, 9), (6, 9), (7, 6), (8, 6), (10, 3)],
+    ids=str,
+)
+def test_times_before_an_interruption_are_not_compared_with_times_after_it(
+    bench: Bench, stops_after: int, asked: int
+) -> None:
+    then = times(20.0, 19.98, 40.0, 19.99)
+    now = times(10.0, 9.99, 20.0, 9.995)  # the same file on the same machine, which was disturbed before
+    with pytest.raises(KeyboardInterrupt):
+        bench.tuner(Stopwatch(then, stops_after=stops_after)).tune(bench.place.export)
+    again = Stopwatch(now)
+    tuning = bench.tuner(again).tune(bench.place.export)
+    assert len(again.asked) == asked
+    assert tuning.options == {}
+    assert [one.ratio for one in tuning.candidates[1:3]] == pytest.approx([0.999, 0.9995], rel=1e-6)
+    assert tuning.candidates[3].reason == "not below the defaults in the survey"
+
+
+@pytest.mark.parametrize(("status", "asked"), [("error", 0), ("unstable", 4), ("oom", 4)])
+def test_survey_is_repeated_where_it_was_disturbed_and_not_for_a_set_that_does_not_run(
+    bench: Bench, status: Status, asked: int
+) -> None:
+    class Disturbed(Stopwatch):
+        def __call__(self, request: TimingRequest) -> TuningMeasurement:
+            found = super().__call__(request)
+            return found.model_copy(update={"status": status}) if request.wanted.options == TWO else found
+
+    bench.tuner(Disturbed(times(10.0, 12.0, 20.0, 11.0))).tune(bench.place.export)
+    again = Stopwatch(times(10.0, 12.0, 20.0, 11.0))
+    bench.tuner(again).tune(bench.place.export)
+    assert len(again.asked) == asked
 
 
 def test_file_without_a_time_under_the_defaults_is_refused(bench: Bench) -> None:
