@@ -17,6 +17,8 @@ from torch._inductor import config, cpu_vec_isa
 
 from fixtures.cases import Export
 from fixtures.export.gate import Gate, GateSettings, Make
+from fixtures.files import sha256_of
+from fixtures.manifest import enter, read_manifest
 from fixtures.packages import platform_here
 from fixtures.spec import Variant
 from fixtures.subject import locate_checkpoint
@@ -88,6 +90,18 @@ def changed_metadata(package: Path, changes: Mapping[str, str]) -> Make:
         return json.dumps({**json.loads(content), **changes}).encode() if name.endswith("metadata.json") else content
 
     return changed_members(package, change)
+
+
+def relabelled(package: Published, folder: Path, **platform: str) -> Published:
+    """A copy of a published package that was compiled for something else, as it and its manifest say."""
+    copy = package.copy(folder)
+    copy.file.unlink()
+    changed_metadata(package.file, platform)(package.export, package.weights, copy.file)
+    name, record = copy.export.file, read_manifest(copy.folder).files[copy.export.file]
+    assert record.platform is not None
+    changes = {"platform": record.platform.model_copy(update=platform), "sha256": sha256_of(copy.file)}
+    enter(copy.folder, name, record.model_copy(update=changes))
+    return copy
 
 
 def cut(package: Path, length: int) -> Make:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ from torch._inductor import cpu_vec_isa
 
 from fixtures.cases import Case, Export
 from fixtures.errors import InputError
+from fixtures.export.formats import aoti
 from fixtures.export.formats.aoti import Aoti
 from fixtures.export.gate import Gate, GateError, GateSettings, Make
 from fixtures.export.reference import Reference
 from fixtures.manifest import enter, published, read_manifest
-from fixtures.packages import open_package, platform_here, tensors_text
-from fixtures.records import TensorRecord
+from fixtures.package_files import tensors_text
+from fixtures.packages import inputs_compared, open_package, platform_here
+from fixtures.records import FileRecord, TensorRecord
 from fixtures.runtimes import runtime_class
 from fixtures.spec import Serving
 from fixtures.subject import Sources, device_inputs, require_exported
@@ -29,7 +33,7 @@ from fixtures.triton.server import Endpoint
 from fixtures.weights.bundle import Bundle
 from meta_tests.exports import Published
 from meta_tests.loading import CONTENT, torch_subject
-from meta_tests.packages import PACKAGE, TINY, changed_members, changed_metadata, cut, published_package
+from meta_tests.packages import PACKAGE, TINY, changed_members, changed_metadata, cut, published_package, relabelled
 
 CPU = torch.device("cpu")
 CASE = Case(TINY, 1, "fp32", "torch-aoti")
@@ -125,6 +129,22 @@ def test_truncated_package_is_refused(package: Published, part: float) -> None:
     assert said.startswith("content=no AOTInductor package (")
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (torch.zeros(1, 64, 64, dtype=torch.float64), "answer=(1, 64, 64) torch.float64, expected (1, 64, 64)"),
+        (torch.zeros(1, 32, 64), "answer=(1, 32, 64) torch.float32, expected (1, 64, 64)"),
+        ((torch.zeros(1, 64, 64),) * 2, "answer=tuple, expected one tensor"),
+    ],
+    ids=["dtype", "shape", "two"],
+)
+def test_package_with_another_answer_is_refused(
+    package: Published, monkeypatch: pytest.MonkeyPatch, answer: object, said: str
+) -> None:
+    monkeypatch.setattr(aoti, "open_package", lambda *_: lambda *_inputs: answer)
+    assert refused_by(package, package.unchanged).startswith(said)
+
+
 def test_flipped_bit_is_refused(package: Published) -> None:
     def flip(_export: object, _weights: object, path: Path) -> None:
         content = bytearray(package.file.read_bytes())
@@ -179,11 +199,7 @@ def test_package_with_another_preprocess_is_refused(package: Published, bundle_r
 def test_package_for_another_machine_is_refused(
     package: Published, bundle_root: Path, tmp_path: Path, key: str, value: str
 ) -> None:
-    copy = package.copy(tmp_path / "copy")
-    record = read_manifest(copy.folder).files[PACKAGE]
-    assert record.platform is not None
-    platform = record.platform.model_copy(update={key: value})
-    enter(copy.folder, PACKAGE, record.model_copy(update={"platform": platform}))
+    copy = relabelled(package, tmp_path / "copy", **{key: value})
     with pytest.raises(InputError, match=f"{PACKAGE}: {key}={value}, expected .*Export it again here"):
         require_exported(CASE, sources(copy, bundle_root))
 
@@ -195,6 +211,27 @@ def test_changed_package_is_refused(package: Published, bundle_root: Path, tmp_p
     copy.file.write_bytes(content + b"\0")
     with pytest.raises(InputError, match="sha256=another"):
         require_exported(CASE, sources(copy, bundle_root))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"platform": {"torch": "2.4.1"}}, "torch=2.4.1 in manifest.json, expected .*, as the package says"),
+        ({"platform": None}, "platform=missing in manifest.json"),
+        ({"weights": {"sha256": "0" * 64}}, "weights_sha256=0{64} in manifest.json"),
+        ({"format": "onnx"}, "format=onnx in manifest.json, expected aoti"),
+    ],
+)
+def test_entry_that_contradicts_its_package_is_refused(
+    package: Published, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    copy = package.copy(tmp_path / "copy")
+    entry = read_manifest(copy.folder).files[PACKAGE].model_dump(mode="json")
+    for key, value in changes.items():
+        entry[key] = {**entry[key], **value} if isinstance(value, dict) else value
+    enter(copy.folder, PACKAGE, FileRecord.model_validate_json(json.dumps(entry)))
+    with pytest.raises(InputError, match=f"{PACKAGE}: {said}"):
+        published(copy.folder, PACKAGE)
 
 
 def test_package_of_other_frames_is_refused(package: Published, bundle_root: Path) -> None:
@@ -235,19 +272,9 @@ def test_configuration_names_what_the_package_needs(package: Published) -> None:
     }
 
 
-def with_torch(package: Published, folder: Path, torch_version: str) -> Published:
-    """A copy of a package that says that another torch has compiled it."""
-    copy = package.copy(folder)
-    record = read_manifest(copy.folder).files[PACKAGE]
-    assert record.platform is not None
-    platform = record.platform.model_copy(update={"torch": torch_version})
-    enter(copy.folder, PACKAGE, record.model_copy(update={"platform": platform}))
-    return copy
-
-
 def test_pytorch_backend_serves_a_package_of_its_torch(package: Published, tmp_path: Path) -> None:
     """Written by the rules of the backend; no such server is here to load it."""
-    copy = with_torch(package, tmp_path / "copy", "2.11.0")
+    copy = relabelled(package, tmp_path / "copy", torch="2.11.0")
     branch = served_branch(replace(copy.export, serving=BY_PYTORCH), copy.folder, "26.03")
     repository = write_repository(tmp_path / "repository", [branch], "cuda")
     config = configs(branch, "cuda", fused=False)["midas_64"]
@@ -266,7 +293,7 @@ def test_pytorch_backend_serves_a_package_of_its_torch(package: Published, tmp_p
 def test_pytorch_backend_of_another_torch_is_refused(
     package: Published, tmp_path: Path, compiled: str, triton: str, rule: str
 ) -> None:
-    copy = with_torch(package, tmp_path / "copy", compiled)
+    copy = relabelled(package, tmp_path / "copy", torch=compiled)
     with pytest.raises(InputError, match=f"torch of {PACKAGE}={compiled}, expected {rule}"):
         served_branch(replace(copy.export, serving=BY_PYTORCH), copy.folder, triton)
 
@@ -274,6 +301,12 @@ def test_pytorch_backend_of_another_torch_is_refused(
 def test_open_package_returns_one_float32_tensor(package: Published) -> None:
     answer = open_package(package.file, CPU)(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     assert (answer.shape, answer.dtype) == ((1, 64, 64), torch.float32)
+
+
+def test_inputs_are_compared_where_that_is_asked_for(package: Published) -> None:
+    """Without it a package reads beyond a smaller input."""
+    with inputs_compared(), pytest.raises(RuntimeError, match="unmatched dtype"):
+        open_package(package.file, CPU)(torch.zeros(1, 64, 64, 3))
 
 
 def test_id_and_path_of_a_package_are_its_own() -> None:

@@ -97,6 +97,14 @@ def test_changed_weights_beside_a_file_are_refused(folder: Path) -> None:
     assert "model.onnx.data: sha256=another" in refusal(folder)
 
 
+@pytest.mark.parametrize("name", ["../model.onnx.data", "/model.onnx.data", "..", ".", ""])
+def test_weights_in_another_folder_are_refused(folder: Path, name: str) -> None:
+    entry = json.loads((folder / MANIFEST).read_text())
+    entry["files"][NAME]["data"] = {name: "0" * 64}
+    (folder / MANIFEST).write_text(json.dumps(entry))
+    assert "manifest.json: content=unreadable" in refusal(folder)
+
+
 def test_an_entry_beside_the_file_counts_too(folder: Path) -> None:
     nested, (older, newer) = folder / "midas", (b"content", b"exported alone")
     (folder / NAME).write_bytes(newer)

@@ -140,6 +140,12 @@ def test_release_defaults_to_the_one_of_the_gate(place: Place) -> None:
 # --- options that a file was tuned to ---
 
 
+def test_unknown_release_of_a_file_is_refused(place: Place) -> None:
+    place.enter(triton="99.99")
+    with pytest.raises(InputError, match=rf"release of {MIDAS_FILE}=99.99, expected one from 24.08 to "):
+        served_branch(place.exports[0], place.onnx_dir)
+
+
 def test_option_that_the_release_does_not_honour_is_refused(place: Place) -> None:
     entry = read_manifest(place.onnx_dir).files[MIDAS_FILE]
     place.enter(tunings=with_tuning(entry, {"prefer_nhwc": "1"}, "cuda").tunings)
