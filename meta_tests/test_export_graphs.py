@@ -20,6 +20,7 @@ from fixtures.subject import locate_checkpoint
 from fixtures.weights.bundle import Bundle
 from meta_tests.bundles import synthetic_bundle
 from meta_tests.exports import Published, Tamper, published
+from meta_tests.file_records import record as entry
 from meta_tests.loading import CONTENT
 
 WEIGHTS = "visual/timm/test_vit.safetensors"
@@ -51,9 +52,27 @@ def test_contrib_file_passes_its_gate_and_names_its_operators(transformer: Publi
     }
     assert list(graph_remarks(record)) == [
         "contrib operators of graph contrib: 6 BiasGelu, 6 MultiHeadAttention, 13 SkipLayerNormalization; without a "
-        "place for: Gelu"
+        "place for: none"
     ]
     assert [(one.provider, one.dtype, one.passed) for one in record.parity] == [("cpu", "fp32", True)]
+
+
+@pytest.mark.parametrize(
+    ("graph", "operators", "says"),
+    [
+        ("contrib", {}, "none; without a place for: BiasGelu, Gelu, MultiHeadAttention, SkipLayerNormalization"),
+        ("contrib", {"Gelu": 2}, "2 Gelu; without a place for: BiasGelu, MultiHeadAttention, SkipLayerNormalization"),
+        ("contrib", {"BiasGelu": 1, "Gelu": 1}, "1 Gelu; without a place for: MultiHeadAttention, SkipLayerNormali"),
+        ("cuda", {"BiasGelu": 1}, "without a place for: GroupNorm, MultiHeadAttention, SkipLayerNormalization"),
+    ],
+)
+def test_remark_names_the_operators_that_found_no_place(graph: str, operators: dict[str, int], says: str) -> None:
+    (remark,) = graph_remarks(entry(graph=graph, contrib_operators=operators))
+    assert says in remark
+
+
+def test_portable_file_has_no_remark_on_contrib_operators() -> None:
+    assert list(graph_remarks(entry(graph="portable", contrib_operators={"MultiHeadAttention": 1}))) == []
 
 
 def first(model: onnx.ModelProto, operator: str, inputs: int = 0) -> onnx.NodeProto:

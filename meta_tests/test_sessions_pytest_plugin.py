@@ -163,6 +163,19 @@ def test_session_that_runs_no_test_writes_and_removes_nothing(
     assert {path.name for path in suite.folder.iterdir()} == {"bench.json", "small.yaml", "said.out", "said.err"}
 
 
+def test_test_without_parameters_is_an_error_and_not_skipped(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Plain(Suite):
+        def arguments(self, *arguments: str) -> list[str]:
+            return ["-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", *arguments]
+
+    test = tmp_path / "test_pages.py"
+    test.write_text("import pytest\n\n\n@pytest.mark.parametrize('page', [])\ndef test_page(page): ...\n")
+    ended = Plain(tmp_path, tmp_path).run(str(test))
+    assert ended.returncode == pytest.ExitCode.INTERRUPTED
+    assert "Empty parameter set in 'test_page'" in ended.stdout
+
+
 def test_help_needs_no_torch() -> None:
     modules = {"conftest", "bench_tests.conftest", "export_tests.conftest", "serve_tests.conftest"}
     command = [sys.executable, "-c", f"import sys, {', '.join(modules)}; print(*sys.modules)"]
