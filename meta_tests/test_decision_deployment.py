@@ -229,6 +229,15 @@ def test_choice_without_roles_is_refused(place: Place) -> None:
     assert "choice.json: roles=0, expected a choice with roles." in place.refused()
 
 
+def test_choice_for_another_server_is_refused(place: Place) -> None:
+    place.choose(served("midas_64"))
+    spec = place.folder / "spec.yaml"
+    spec.write_text(spec.read_text() + "serving: {accelerator: tensorrt}\n")
+    said = place.refused()
+    assert "runtime=onnxruntime; onnxruntime is served with `accelerator: cuda`, and the spec says tensorrt" in said
+    assert "expected a runtime that the server of spec served runs. Correct the spec, or measure and choose" in said
+
+
 def test_missing_choice_is_refused(place: Place) -> None:
     place.choice.mkdir()
     assert "file=Is a directory, expected a readable file. Check the path." in place.refused()

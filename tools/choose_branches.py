@@ -2,9 +2,10 @@
 
 python -m tools.choose_branches RUN [--spec SPEC] [-o choice.json]
 
-RUN is a run's folder, its summary.json or results.jsonl, or a benchmark JSON. Budgets stand in a spec under `roles:`.
-Without --spec the budgets of the spec that was measured hold. Exit code 1: a role has no branch within its budget; the
-nearest miss is named. Without -o the choice goes to standard output, and its reasons to standard error.
+RUN is a run's folder, its summary.json or results.jsonl, or a benchmark JSON. Budgets stand in a spec under `roles:`,
+and what serves the branches under `serving:` and `target:`. Without --spec those of the spec that was measured hold.
+Exit code 1: a role has no branch within its budget; the nearest miss is named. Without -o the choice goes to standard
+output, and its reasons to standard error.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fixtures.decision import budgets_of_run, choose
+from fixtures.decision.server import server_of_spec
 from fixtures.errors import system_errors
 from fixtures.records import Choice, RoleChoice
 from fixtures.results.reading import read_run
@@ -28,7 +30,9 @@ def main() -> int:
     """Parse the command line, choose, write, and print the reasons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or one of its files")
-    parser.add_argument("--spec", type=Path, help="spec with the budgets (default: the one that was measured)")
+    parser.add_argument(
+        "--spec", type=Path, help="spec with the budgets and the server (default: the one that was measured)"
+    )
     parser.add_argument("-o", "--output", type=Path, help="choice.json to write (default: standard output)")
     arguments = parser.parse_args()
     with system_errors(str(arguments.run), "file", "a readable file", "Check the path."):
@@ -38,7 +42,7 @@ def main() -> int:
         choice = choose(summary, budgets_of_run(summary), measured if isinstance(measured, str) else None)
     else:
         spec = load_spec(arguments.spec)
-        choice = choose(summary, spec.roles, spec.name)
+        choice = choose(summary, spec.roles, spec.name, server_of_spec(spec, summary.environment))
     text = choice.model_dump_json(indent=2) + "\n"
     if arguments.output is None:
         write_json(text)
