@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,23 @@ def test_failed_file_is_not_published_and_the_older_one_stays(exporting: ExportS
     assert "2 failed, 1 passed" in ended.stdout
     assert files_in(exporting.onnx_dir) == [RESNET_FILE]
     assert older.read_bytes() == b"an older one"
+
+
+def test_every_test_of_a_file_fails_by_what_its_gate_finds(exporting: ExportSuite, spec: Path) -> None:
+    suite = replace(exporting, variables={"COLUMNS": "200"})
+    gate = ("-p", "meta_tests.failing_gate", "--target-python", "/bin/false")
+    ended = suite.run("--spec", str(spec), "-k", "resnet", *gate)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    failed = dict(re.findall(r"^FAILED \S+::(test_\S+) - Failed: (.*)$", ended.stdout, re.MULTILINE))
+    assert failed == {
+        "test_graph[resnet_64-b1-fp32]": "the graph is wrong",
+        "test_parity[resnet_64-b1-fp32-cpu]": "fp32 on cpu is wrong",
+        "test_parity[resnet_64-b1-fp32-cuda]": "fp32 on cuda is wrong",
+        "test_parity[resnet_64-b1-fp32-cuda-tf32]": "tf32 on cuda is wrong",
+        "test_placement[resnet_64-b1-fp32]": "the placement is wrong",
+        "test_target[resnet_64-b1-fp32]": "the target is wrong",
+        "test_published[resnet_64-b1-fp32]": f"{RESNET_FILE} is not published:",
+    }
 
 
 def test_optional_variant_without_weights_is_skipped_by_name(exporting: ExportSuite, tmp_path: Path) -> None:
