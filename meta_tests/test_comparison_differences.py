@@ -70,10 +70,26 @@ def test_another_library_is_compared_and_noted() -> None:
     assert pair.notes == ("torch: 2.11.0, then 2.12.0",)
 
 
-def test_another_graph_is_noted() -> None:
-    assert pair_of(processes(10), processes(9), run={"onnx_graph": "portable"}).notes == ()
-    notes = pair_of(processes(10), processes(9), run={"onnx_graph": "contrib"}).notes
-    assert notes == ("onnx_graph: portable, then contrib",)
+@pytest.mark.parametrize(
+    ("before", "after", "notes"),
+    [
+        ({}, {"onnx_graph": "portable"}, ()),
+        ({}, {"onnx_graph": "contrib"}, ("onnx_graph of 1 case: portable, then contrib",)),
+        ({"onnx_graph": "cuda"}, {"onnx_graph": "contrib"}, ("onnx_graph of 1 case: cuda, then contrib",)),
+    ],
+)
+def test_another_graph_of_a_file_is_noted(
+    before: dict[str, Any], after: dict[str, Any], notes: tuple[str, ...]
+) -> None:
+    then, now = (processes(10, runtime="onnxruntime", knobs=knobs) for knobs in (before, after))
+    assert pair_of(then, now).notes == notes
+    assert pair_of(then, [*now[:2], then[2]]).notes == tuple(
+        f"{note} and {before.get('onnx_graph', 'portable')}" for note in notes
+    )
+
+
+def test_graph_that_a_spec_asks_for_is_not_noted_of_runtimes_without_an_onnx_file() -> None:
+    assert pair_of(processes(10), processes(9), run={"onnx_graph": "contrib"}).notes == ()
 
 
 def test_other_frames_and_another_protocol_are_noted() -> None:
