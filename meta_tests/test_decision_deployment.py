@@ -201,7 +201,7 @@ def test_choice_without_a_published_file_is_refused(place: Place, only: CaseSumm
     assert says in place.refused()
 
 
-@pytest.mark.parametrize("option", [("--batch", "8"), ("--dtype", "fp16")])
+@pytest.mark.parametrize("option", [("--batch", "8"), ("--dtype", "fp16"), ("--frame", "72x128")])
 def test_option_that_the_choice_decides_is_refused(place: Place, option: tuple[str, str]) -> None:
     place.choose(served("midas_64"))
     said = place.refused(*option)

@@ -6,7 +6,8 @@ python -m tools.build_model_repository --onnx-dir models/optimized --spec SPEC -
 An image branch becomes three models: preprocess (raw frames to the file's inputs), the published file, and the ensemble
 of both. A branch of sound or text becomes two: the file, and an ensemble around it, because its clients send the file's
 inputs. With --choice, the repository holds the branches of a choice.json (tools.choose_branches), at their batch and
-precision class. Without --spec, it holds every file that is published under --onnx-dir. Needs neither torch nor a GPU.
+precision class, for frames of the size that was measured. Without --spec, it holds every file that is published under
+--onnx-dir. Needs neither torch nor a GPU.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def _wanted(spec: Spec, arguments: argparse.Namespace) -> list[Export]:
         return [export for export in exports if arguments.batch is None or export.batch in arguments.batch]
     if arguments.choice is None:
         return _with_batches(served_exports_of(spec, arguments.dtype), arguments.batch)
-    return chosen_exports(arguments.choice, spec, {"--batch": arguments.batch, "--dtype": arguments.dtype})
+    beside = {"--batch": arguments.batch, "--dtype": arguments.dtype, "--frame": arguments.frame}
+    return chosen_exports(arguments.choice, spec, beside)
 
 
 def _with_batches(exports: Sequence[Export], batches: list[int] | None) -> list[Export]:
