@@ -258,18 +258,12 @@ def test_repository_serves_a_package_under_the_name_of_the_ensemble(package: Pub
     assert branch.outputs == (TensorRecord(name="OUTPUT__0", dtype="FLOAT", shape=(1, 64, 64)),)
 
 
-def test_configuration_names_what_the_package_needs(package: Published) -> None:
+def test_configuration_leaves_what_the_package_says_to_it(package: Published) -> None:
     branch = served_branch(replace(package.export, dtype="fp32"), package.folder)
     config = configs(branch, "cuda", fused=False)["midas_64"]
-    here = platform_here(CPU)
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert (config.backend, config.max_batch_size, list(config.instance_group[0].gpus)) == ("python", 0, [0])
-    assert parameters == {
-        "torch": here.torch,
-        "architecture": here.architecture,
-        "use_tf32": "0",
-        "FORCE_CPU_ONLY_INPUT_TENSORS": "no",
-    }
+    assert parameters == {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"}
 
 
 def test_pytorch_backend_serves_a_package_of_its_torch(package: Published, tmp_path: Path) -> None:
