@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from fixtures.decision import choose
-from fixtures.records import ColdStart, Memory, MemoryCase, Served, Summary
+from fixtures.manifest import enter
+from fixtures.records import ColdStart, MeasuredFile, Memory, MemoryCase, Served, Summary
 from fixtures.report import read_material
 from fixtures.report.cases import ReportCase, cold_parts, report_cases, stacked_memory
 from fixtures.report.section import Section
@@ -19,8 +20,10 @@ from fixtures.report.series import Series
 from fixtures.report.table import WHOLE, Column, Table
 from fixtures.results.summary import summarize, summarize_case
 from fixtures.spec.budget import Budget
+from meta_tests.file_records import record
 from meta_tests.report_pages import STORED, made_run, page_of, stored_run, telemetry_case, written
 from meta_tests.result_rows import case
+from meta_tests.runs import run_of
 
 
 def test_served_run_has_waterfalls_server_start_and_memory(tmp_path: Path) -> None:
@@ -37,6 +40,16 @@ def test_served_run_has_waterfalls_server_start_and_memory(tmp_path: Path) -> No
     for key in ("batch", "input-size"):
         assert "Measured at one" in served.section(key).text
         assert not served.section(key).all("figure")
+
+
+@pytest.mark.parametrize(("sha256", "says"), [("0" * 64, False), ("1" * 64, True)])
+def test_errors_of_another_export_than_was_measured_are_called_so(tmp_path: Path, sha256: str, says: bool) -> None:
+    name = "midas/a.onnx"
+    enter(tmp_path, name, record("0" * 64))
+    facts = case(runtime="onnxruntime", file=MeasuredFile(uri=name, sha256=sha256))
+    run = written(tmp_path / "run", run_of(summarize_case(facts)))
+    said = page_of(run, manifest=tmp_path).section("error-waterfall").text
+    assert (f"The run measured an earlier or later export of {name}: errors here are of another file." in said) is says
 
 
 def test_lines_and_bars_reach_up_to_p95(tmp_path: Path) -> None:
