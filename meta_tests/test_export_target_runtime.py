@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.cases import FileDtype
+from fixtures.export import target_runtime
 from fixtures.spec import Variant
 from fixtures.target import OLDEST, target_of
 from meta_tests.conftest import COMES_ABOUT_S
@@ -43,3 +44,12 @@ def test_exported_file_answers_in_the_runtime_of_the_oldest_target(
     gate = place.at(tmp_path).gate(place.unchanged, target_python=target_python)
     assert gate.target_problems == []
     gate.close()
+
+
+def test_interpreter_that_does_not_end_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 600\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(target_runtime, "_TIMEOUT_S", 0.05)
+    with pytest.raises(OSError, match=r"python does not run a\.onnx within 0.05 s"):
+        target_runtime.answer_in(python, tmp_path / "a.onnx", ())

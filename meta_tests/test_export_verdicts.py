@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from fixtures.export import verdicts
 from fixtures.export.accuracy import FLOORS
+from fixtures.export.gate import Gate, GateError, GateSettings
 from fixtures.records import InputParity, ParityRecord
+from meta_tests.exports import MIDAS, published
 from meta_tests.test_export_parity import NAMES, MadeUp, judged
 
 
@@ -53,6 +58,22 @@ def test_nodes_off_the_gpu_and_copies_are_named() -> None:
         "1 copies between host and device, expected none: Memcpy_token_7 (MemcpyToHost)",
     ]
     assert list(verdicts.placement_problems({"CUDAExecutionProvider": ["conv (Conv)"]})) == []
+
+
+def test_file_with_a_node_off_the_gpu_is_not_published(
+    bundle_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = published(bundle_root, MIDAS)
+    settings = GateSettings(tmp_path, place.export.file, "24.08", on_cuda=True, target_python=None, reproduce="")
+    gate = Gate(place.export, place.reference, place.weights, settings, place.unchanged)
+    monkeypatch.setattr(Gate, "graph_problems", [])
+    monkeypatch.setattr(Gate, "parity_problems", lambda *_: [])
+    nodes = {"CUDAExecutionProvider": ["conv (Conv)"], "CPUExecutionProvider": ["a (Shape)"]}
+    monkeypatch.setattr("fixtures.export.gate.nodes_by_provider", lambda *_: nodes)
+    with pytest.raises(GateError, match=r"^placement: 1 nodes on CPUExecutionProvider, expected none: a \(Shape\)$"):
+        gate.publish()
+    gate.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_answer_of_the_target_that_is_not_a_number_is_a_problem() -> None:
