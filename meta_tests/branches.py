@@ -92,6 +92,8 @@ def publish_stand_in(folder: Path, export: Export, external: bool = False, **cha
     path.parent.mkdir(parents=True, exist_ok=True)
     data = f"{path.name}.data"
     onnx.save(stand_in(export), path, save_as_external_data=external, location=data, size_threshold=0)
+    for written in path.parent.glob(f"{path.name}*"):
+        written.chmod(0o644)  # as exports are, so that a repository links them
     digests = {data: sha256_of(path.with_name(data))} if external else {}
     enter(folder, export.file, record_of(export, **{"sha256": sha256_of(path), "data": digests} | changes))
     return path

@@ -47,7 +47,7 @@ def test_file_names_its_origin_and_no_path_of_the_machine(path: Path, monkeypatc
 @pytest.mark.parametrize("asked", [True, False], ids=["on demand", "beyond the limit"])
 def test_weights_lie_beside_the_file(path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
     monkeypatch.setattr(exporter, "_exported", exported_by_hand)
-    monkeypatch.setattr(exporter, "_PROTOBUF_LIMIT", 10**9 if asked else 8)
+    monkeypatch.setattr(exporter, "_MOST_INSIDE", 10**9 if asked else 8)
     weights = Weights(Path("checkpoint"), "checkpoint", "5" * 64, synthetic=True)
     write_model(Export(MIDAS, 1, "fp32"), weights, path, external_data=asked)
     (data,) = facts_of(path).data_files

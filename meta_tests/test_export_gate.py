@@ -309,15 +309,16 @@ def test_good_file_is_published_with_the_weights_beside_it(good: Places, folder:
     gate = place.gate(weights_beside(good["midas"]))
     record = gate.publish()
     gate.close()
-    assert set(digests(folder)) == {
-        "midas/midas_small_64x96.onnx",
-        "midas/midas_small_64x96.data",
-        MANIFEST,
-        f".{MANIFEST}.lock",
-    }
+    files = {"midas/midas_small_64x96.onnx", "midas/midas_small_64x96.data"}
+    assert set(digests(folder)) == {*files, MANIFEST, f".{MANIFEST}.lock"}
     assert record.data == {"midas_small_64x96.data": sha256_of(folder / "midas" / "midas_small_64x96.data")}
     output = run(open_session(place.file, "cpu", "fp32"), place.reference.inputs[0].tensors)
     assert np.isfinite(output).all()
+    # With its weights inside it leaves no gigabytes of the one before.
+    again = place.gate(good["midas"].unchanged)
+    again.publish()
+    again.close()
+    assert not (folder / "midas" / "midas_small_64x96.data").exists()
 
 
 # --- the ONNX Runtime of the target ---

@@ -38,6 +38,18 @@ def test_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
         staging.publish(staging.path("a.onnx"))
 
 
+def test_folder_in_the_place_of_weights_leaves_the_older_file(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_text("older")
+    (tmp_path / "a.onnx.data").mkdir()
+    staging = Staging(tmp_path)
+    new = [staging.path(name) for name in ("a.onnx", "a.onnx.data")]
+    for path in new:
+        path.write_text("newer")
+    with pytest.raises(InputError, match=r"a\.onnx\.data: path=a folder, expected a path to write to\."):
+        staging.publish_together(new[0], new[1:])
+    assert (tmp_path / "a.onnx").read_text() == "older"
+
+
 @pytest.mark.parametrize("stops_after", [0, 1, 2])
 def test_file_and_its_weights_are_never_a_mixture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_after: int

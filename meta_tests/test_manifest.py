@@ -95,6 +95,8 @@ def test_changed_weights_beside_a_file_are_refused(folder: Path) -> None:
     assert published(folder, NAME).data == digests
     data.write_bytes(b"other weights")
     assert "model.onnx.data: sha256=another" in refusal(folder)
+    data.unlink()
+    assert "model.onnx.data: file=missing, expected the weights of model.onnx. Export it" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["../model.onnx.data", "/model.onnx.data", "..", ".", ""])

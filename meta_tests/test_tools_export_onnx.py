@@ -108,6 +108,7 @@ def test_failed_file_is_not_published(
         (("--prompts", "/proc/nowhere"), "--prompts /proc/nowhere: file=No such file"),
         (("--tokens", "77"), "variants[0].tokens=77, expected one of height and width; duration_s; tokens."),
         (("--device", "tpu"), "--device: value='tpu', expected one of auto, cuda, cpu"),
+        (("--out", "branch.pt2"), "--out branch.pt2: suffix='.pt2', expected .onnx. Write branch.onnx."),
         (("--out", "/proc/nowhere/branch.onnx"), "/proc/nowhere: folder=No such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -20,7 +20,7 @@ def main() -> int:
     )
     parser.add_argument("--external-data", action="store_true", help="write the weights beside it, to FILE.data")
     parser.add_argument("--target-python", help="interpreter whose ONNX Runtime has to load the file too")
-    arguments = single_export.parsed(parser)
+    arguments = single_export.parsed(parser, "onnx")
     return single_export.export_one(
         arguments,
         "onnx",

@@ -8,10 +8,7 @@ A package is for the torch and the device of this machine. Code and gate are tho
 
 from __future__ import annotations
 
-from fixtures.errors import InputError
 from tools import command_line, single_export
-
-_SUFFIX = ".pt2"
 
 
 def main() -> int:
@@ -19,10 +16,7 @@ def main() -> int:
     parser = single_export.parser_of(__doc__)
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu: what to compile for, and to judge on")
     parser.add_argument("--frame", metavar="HxW", help="size of the frames that clients send (default: the branch's)")
-    arguments = single_export.parsed(parser)
-    if arguments.out.suffix != _SUFFIX:
-        name = arguments.out.with_suffix(_SUFFIX).name
-        raise InputError(f"--out {arguments.out}", f"suffix={arguments.out.suffix!r}", _SUFFIX, f"Write {name}.")
+    arguments = single_export.parsed(parser, "aoti")
     frame = None if arguments.frame is None else command_line.frame_of(arguments.frame)
     return single_export.export_one(arguments, "aoti", "tools.export_package", frame=frame)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from fixtures import registry, target
-from fixtures.cases import Export, exports_of
+from fixtures.cases import SUFFIXES, Export, exports_of
 from fixtures.declarations import declarations
 from fixtures.errors import InputError
 from fixtures.export.accuracy import ceiling_remarks
@@ -57,9 +57,17 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of this process, with the family. Raises InputError where the model does not tell it."""
+def parsed(parser: argparse.ArgumentParser, file_format: FileFormat) -> argparse.Namespace:
+    """The arguments of this process, with the family.
+
+    Raises:
+        InputError: the model does not tell its family, or `--out` is not named as files of the format are.
+    """
     arguments = parser.parse_args()
+    out, suffix = arguments.out, SUFFIXES[file_format]
+    if out.suffix != suffix:
+        next_step = f"Write {out.with_suffix(suffix).name}." if out.name else "Name a file."
+        raise InputError(f"--out {out}", f"suffix={out.suffix!r}", suffix, next_step)
     arguments.family = arguments.family or _family_of(arguments.model)
     return arguments
 
