@@ -67,6 +67,21 @@ def test_file_whose_frames_a_server_would_fit_otherwise_is_refused(raft: Publish
         assert require_exported(Case(variant, 1, "fp32", "onnxruntime"), sources)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"height": 160}, "height=128, expected 160 for raft_small_128-b1-fp32-onnxruntime."),
+        ({"model": "raft_large"}, "model=raft_small, expected raft_large for raft_small_128-b1-fp32-onnxruntime."),
+    ],
+)
+def test_file_of_another_branch_at_its_path_is_refused(
+    raft: Published, bundle_root: Path, change: dict[str, object], says: str
+) -> None:
+    path = raft.export.file.removesuffix(".onnx")
+    own = {"onnx": path, "weights": raft.weights.name}
+    assert says in refusal(raft, Bundle(bundle_root), variant=RAFT.model_copy(update={**own, **change}))
+
+
 def test_file_of_another_activation_is_refused(raft: Published, bundle_root: Path) -> None:
     message = refusal(raft, Bundle(bundle_root), variant=RAFT.model_copy(update={"activation": "gelu"}))
     assert "activation=None, expected gelu for raft_small_128-b1-fp32-onnxruntime." in message
