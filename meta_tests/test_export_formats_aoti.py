@@ -258,6 +258,19 @@ def test_repository_serves_a_package_under_the_name_of_the_ensemble(package: Pub
     assert branch.outputs == (TensorRecord(name="OUTPUT__0", dtype="FLOAT", shape=(1, 64, 64)),)
 
 
+def test_package_of_another_device_is_not_built_for(package: Published, tmp_path: Path) -> None:
+    branch = served_branch(package.export, package.folder)
+    with pytest.raises(InputError, match=f"device of {PACKAGE}=cpu, expected cuda, where .* build with --device cpu"):
+        write_repository(tmp_path / "repository", [branch], "cuda")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_package_of_other_frames_than_clients_send_is_not_served(package: Published) -> None:
+    frames = TINY.model_validate({**TINY.model_dump(), "frame": {"height": 90, "width": 160}})
+    with pytest.raises(InputError, match=f"frames of {PACKAGE}=64x64, expected 90x160, which clients send"):
+        served_branch(replace(package.export, variant=frames), package.folder)
+
+
 def test_configuration_leaves_what_the_package_says_to_it(package: Published) -> None:
     branch = served_branch(replace(package.export, dtype="fp32"), package.folder)
     config = configs(branch, "cuda", fused=False)["midas_64"]
@@ -268,7 +281,7 @@ def test_configuration_leaves_what_the_package_says_to_it(package: Published) ->
 
 def test_pytorch_backend_serves_a_package_of_its_torch(package: Published, tmp_path: Path) -> None:
     """Written by the rules of the backend; no such server is here to load it."""
-    copy = relabelled(package, tmp_path / "copy", torch="2.11.0")
+    copy = relabelled(package, tmp_path / "copy", torch="2.11.0", device="cuda", architecture="sm_90")
     branch = served_branch(replace(copy.export, serving=BY_PYTORCH), copy.folder, "26.03")
     repository = write_repository(tmp_path / "repository", [branch], "cuda")
     config = configs(branch, "cuda", fused=False)["midas_64"]
