@@ -54,8 +54,14 @@ def test_dtype_of_a_stored_run_is_compared_with_that_of_the_run_that_goes_on() -
             {"serving": {"protocol": "grpc"}},
             [("serving=changed", "the same spec")],
         ),
+        ({}, {"server": "a:8000"}, []),
+        ({"server": "a:8000"}, {"server": None}, []),
+        ({"server": "a:8000"}, {"server": "started by the run"}, [("server=started by the run", "a:8000")]),
     ],
-    ids=["an older run of the same", "an older run", "another graph", "an older run, served", "served by another way"],
+    ids=[
+        *("an older run of the same", "an older run", "another graph", "an older run, served", "served by another way"),
+        *("an older run of a server", "nothing served", "another server"),
+    ],
 )
 def test_run_of_another_spec_does_not_go_on(
     then: dict[str, Any], now: dict[str, Any], says: list[tuple[str, str]]

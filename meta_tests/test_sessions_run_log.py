@@ -21,6 +21,8 @@ from fixtures.parallel.run import ShardedRun, run_shards
 from fixtures.results.run_folder import RunFolder
 from fixtures.sessions.plan import Plan
 from fixtures.sessions.run_log import RunLog
+from fixtures.triton.access import ServerAccess
+from fixtures.triton.server import Endpoint
 from fixtures.weights.checkpoint import read_state_dict
 from meta_tests.branches import publish_stand_in
 from meta_tests.conftest import SMALL_SPEC
@@ -270,6 +272,17 @@ def test_run_is_resumed_with_the_same_options_of_a_file_only(plan_of_file: Plan)
     _tune(plan)
     says = f"--resume of r: options of {FILE}=tuned again, expected those the run began with. Start a new run."
     assert refused(plan) == says
+
+
+def test_run_is_resumed_with_the_same_server_only(tmp_path: Path, bundle_root: Path) -> None:
+    named = ServerAccess(endpoint=Endpoint("a:8000", "a:8001"))
+    plan = replace(plan_of(tmp_path, SMALL_SPEC.replace("[torch]", "[torch, triton]"), bundle_root), server=named)
+    begun(plan)
+    without = replace(plan, cases=tuple(case for case in plan.cases if case.runtime == "torch"), server=ServerAccess())
+    RunLog(resumed(without), ENVIRONMENT).close()
+    says = "--resume of r: server=started by the run, expected a:8000, as the run began. Start a new run."
+    assert refused(replace(plan, server=ServerAccess())) == says
+    RunLog(resumed(plan), ENVIRONMENT).close()
 
 
 def test_run_whose_rows_do_not_say_their_file_is_resumed(plan_of_file: Plan) -> None:
