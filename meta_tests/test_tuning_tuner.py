@@ -252,7 +252,7 @@ def test_interrupted_tuning_keeps_what_was_measured_and_goes_on(bench: Bench) ->
 
 @pytest.mark.parametrize(
     ("stops_after", "asked"),
-    [(1, 4 + 9), (3, 4 + 9), (4, 9), (5, 9), (6, 9), (7, 6), (8, 6), (10, 3)],
+    [(3, 4 + 9), (4, 9), (6, 9), (8, 6), (10, 3)],
     ids=str,
 )
 def test_times_before_an_interruption_are_not_compared_with_times_after_it(
