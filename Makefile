@@ -64,14 +64,16 @@ $(OLDEST)/bin/python:
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check onnxruntime==1.18.1 'numpy<2'
 
 # Where the server cannot be installed, the tests that need it are skipped, with the reason. A file's tests stay in one
-# process, because they share what is expensive to make. Each of the two has a core: threads of both on all cores would
-# wait for each other, which took half as long again. Freed memory is kept for the next network instead of being given
-# back and cleared anew: half of the system time of loading weights. Modules and tests are compiled once, also where the
-# environment asks for no bytecode: that takes a process 4 CPU seconds.
+# process, because they share what is expensive to make, and so do all files that need a server or fork sessions
+# (meta_tests/scheduling.py). Each of the two has a core: threads of both on all cores would wait for each other, which
+# took half as long again. Freed memory is kept for the next network instead of being given back and cleared anew: half
+# of the system time of loading weights. Modules and tests are compiled once, also where the environment asks for no
+# bytecode: that takes a process 4 CPU seconds. No test reads log records; pytest would hook into the sixty loggers of
+# torch six times a test.
 test: $(READY)
 	-$(MAKE) --no-print-directory serve-env
 	OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=1073741824 PYTHONDONTWRITEBYTECODE= \
-		$(BIN)/python -m pytest meta_tests -n 2 --dist loadfile --no-loadscope-reorder --timeout=1800 $(ARGS)
+		$(BIN)/python -m pytest meta_tests -p no:logging -n 2 --dist loadfile --no-loadscope-reorder --timeout=1800 $(ARGS)
 
 test-floor: $(FLOOR)/.ready
 	$(FLOOR)/bin/python $(SMOKE) $(ARGS)

@@ -26,6 +26,9 @@ from fixtures.triton.installation import Installation, NoServerError
 from meta_tests.forked import prepare_session
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
+
     from meta_tests.served import SmallServer
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +65,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if not suites_of(config):
         config.addinivalue_line("filterwarnings", "error")
         config.addinivalue_line("filterwarnings", "ignore:Not saving anything")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """For `--dist loadfile`: files that need the same process or library share a worker."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from meta_tests.scheduling import Scheduling  # noqa: PLC0415 (pytest-xdist may be absent)
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -48,9 +48,6 @@ from meta_tests.test_models_clap import wave
 from meta_tests.test_models_midas import REFERENCE
 from tools.make_bundle import make_bundle
 
-# One worker makes what these tests share.
-pytestmark = pytest.mark.xdist_group("families")
-
 NEW = NAMES[2:]  # test_export_gate.py has the others
 
 
@@ -133,6 +130,16 @@ def test_missing_tokenizer_is_refused_before_anything_is_measured(families: Fami
     setup = Setup(Options(), families.spec, spec, torch.device("cpu"), bundle, content, server, "why")
     with pytest.raises(InputError, match=re.escape(f"{tmp_path}/hf_cache/hub/models--roberta-base: folder=missing")):
         setup.require_usable([families.export("clap_text").variant])
+
+
+# Without a kernel for CUDA, or control flow: none of them belongs in an exported file.
+UNWANTED = {"ArgMax", "STFT", "DFT", "MelWeightMatrix", "Loop", "If", "Scan", "NonZero", "ScatterND", "CumSum"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_has_no_operator_that_a_branch_can_do_without(families: Families, name: str) -> None:
+    graph = onnx.load(families.published(name).file).graph
+    assert not {node.op_type for node in graph.node} & UNWANTED
 
 
 # --- the gate ---

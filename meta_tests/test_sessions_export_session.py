@@ -24,9 +24,6 @@ from meta_tests.exports import BYOBNET_FILE, RESNET_FILE, TINY_SPEC, ExportSuite
 RESNET_WEIGHTS = "visual/resnet.safetensors"
 BYOBNET_WEIGHTS = "visual/byobnet.safetensors"
 
-# One worker makes the run that these tests share.
-pytestmark = pytest.mark.xdist_group("export_session")
-
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
