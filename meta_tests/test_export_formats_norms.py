@@ -82,6 +82,11 @@ def test_other_operators_stay_as_they_are() -> None:
     assert not any("group_norm" in name for name in exact)
 
 
+def test_program_without_norms_is_returned_as_it_is() -> None:
+    program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),), strict=False)
+    assert with_exact_norms(program) is program
+
+
 def test_compiled_norm_of_a_grey_frame_is_as_exact_as_torch() -> None:
     """Inductor's own code for the norms of this network is 4.3e-4 from float64, two hundred times torch's error."""
     torch.manual_seed(0)
