@@ -15,7 +15,7 @@ from fixtures.export.parity_inputs import ParityInput
 from fixtures.export.reference import Array64, Reference
 from fixtures.export.task_metrics import TaskMetric
 from fixtures.records import Dtype, Provider
-from meta_tests.exports import MIDAS, published
+from meta_tests.exports import FEW, MIDAS, published, reference_of
 
 NO_METRIC = TaskMetric("none", lambda _output, _truth: 0.0, {"fp32": 1.0, "tf32": 1.0, "fp16": 1.0})
 INPUTS = [ParityInput(name, (), (), True, is_natural=name != "noise") for name in ("photograph 0", "noise")]
@@ -83,7 +83,7 @@ def test_gate_publishes_nothing_by_a_soft_yardstick(bundle_root: Path, tmp_path:
     before = place.file.read_bytes()
     export = replace(place.export, variant=MIDAS.model_copy(update={"ceiling": 1e-9}))
     settings = GateSettings(place.folder, export.file, "24.08", False, None, "pytest -k this")
-    gate = Gate(export, place.reference, place.weights, settings, place.unchanged)
+    gate = Gate(export, reference_of(bundle_root, MIDAS, FEW), place.weights, settings, place.unchanged)
     with pytest.raises(GateError, match=r"photograph 0: cannot judge: torch itself is .* a larger `ceiling:`"):
         gate.publish()
     gate.close()

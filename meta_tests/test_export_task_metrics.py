@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from fixtures.export.accuracy import FLOORS
 from fixtures.export.task_metrics import TASK_METRICS, depth_rank_distance, flow_end_point_error_px
@@ -40,6 +39,8 @@ def test_every_precision_class_has_floors() -> None:
 
 @pytest.mark.parametrize("decimals", [1, 8], ids=["many equal pixels", "few"])
 def test_depth_is_compared_by_the_ranks_of_spearman(decimals: int) -> None:
+    from scipy import stats  # noqa: PLC0415  takes a second to import
+
     generator = np.random.default_rng(0)
     truth = generator.normal(size=(1, 20, 30)).round(decimals)
     output = (truth + generator.normal(size=truth.shape) / 10).round(decimals)

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from scipy import signal
 from scipy.io import wavfile
 
 from fixtures.errors import InputError
@@ -132,7 +131,7 @@ def test_absurd_rate_is_refused_before_resampling(tmp_path: Path, monkeypatch: p
     def resample(samples: Array, up: int, down: int) -> NoReturn:
         raise MemoryError(f"scipy takes {20 * max(up, down)} numbers here")
 
-    monkeypatch.setattr(signal, "resample_poly", resample)
+    monkeypatch.setattr("scipy.signal.resample_poly", resample)
     path = written(tmp_path / "a.wav", tone(440, 500))
     path.write_bytes(changed(24, "<I", 2**32 - 5)(path.read_bytes()))
     with pytest.raises(InputError, match=r"a\.wav: sound="):
@@ -141,9 +140,11 @@ def test_absurd_rate_is_refused_before_resampling(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 96_000])
 def test_long_recording_is_read_only_as_far_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int) -> None:
+    from scipy.signal import resample_poly  # noqa: PLC0415  takes a second to import
+
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, rate).astype(np.float32)
     wavfile.write(tmp_path / "a.wav", rate, noise)
-    expected = signal.resample_poly(noise.astype(np.float64), RATE, rate)[:1000]
+    expected = resample_poly(noise.astype(np.float64), RATE, rate)[:1000]
     scaled, read = wav_files._scaled, []
 
     def count(raw: bytes, layout: Any) -> Array:
