@@ -49,6 +49,7 @@ def test_dtype_of_a_stored_run_is_compared_with_that_of_the_run_that_goes_on() -
         ({}, {"onnx_graph": "contrib"}, [("onnx_graph=contrib", "portable")]),
         ({"onnx_graph": "contrib"}, {"onnx_graph": "cuda"}, [("onnx_graph=cuda", "contrib")]),
         ({}, {"serving": {"protocol": "http"}}, []),
+        ({"target": {"triton": "26.03"}}, {"target": {"triton": "26.05"}}, [("target=changed", "the same spec")]),
         (
             {"serving": {"protocol": "http"}},
             {"serving": {"protocol": "grpc"}},
@@ -59,7 +60,14 @@ def test_dtype_of_a_stored_run_is_compared_with_that_of_the_run_that_goes_on() -
         ({"server": "a:8000"}, {"server": "started by the run"}, [("server=started by the run", "a:8000")]),
     ],
     ids=[
-        *("an older run of the same", "an older run", "another graph", "an older run, served", "served by another way"),
+        *(
+            "an older run of the same",
+            "an older run",
+            "another graph",
+            "an older run, served",
+            "another release",
+            "served by another way",
+        ),
         *("an older run of a server", "nothing served", "another server"),
     ],
 )
