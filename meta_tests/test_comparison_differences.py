@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fixtures.comparison import compare_sides
-from fixtures.records import WeightsRecord
+from fixtures.records import MeasuredFile, WeightsRecord
 from meta_tests.compared import compared, pair_of, processes, side
 from meta_tests.runs import MACHINE, row
 
@@ -57,6 +57,36 @@ def test_the_same_mixture_of_subjects_on_both_sides_is_not_comparable() -> None:
     mixture = [row(id="c"), row(id="c", dtype_used="tf32")]
     case = compared(mixture, mixture)
     assert (case.verdict, case.reason) == ("not_comparable", "another dtype: fp16 and tf32, then fp16 and tf32")
+
+
+A, B = (MeasuredFile(uri="a.onnx", sha256=letter * 64) for letter in "ab")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ([A, A], [B, B], ""),
+        ([A, None], [B, B], ""),
+        ([A, A], [A, B], "several files in the candidate: aaaaaaaaaaaa and bbbbbbbbbbbb"),
+        (
+            [A, A.model_copy(update={"options": {"prefer_nhwc": "1"}})],
+            [A, A],
+            "several files in the baseline: aaaaaaaaaaaa and aaaaaaaaaaaa prefer_nhwc=1",
+        ),
+        (
+            [A, A.model_copy(update={"data": {"a.onnx.data": "c" * 64}})],
+            [A, A],
+            "several files in the baseline: aaaaaaaaaaaa and aaaaaaaaaaaa cccccccccccc",
+        ),
+    ],
+    ids=["an export each", "unknown", "exported meanwhile", "tuned meanwhile", "other weights beside it"],
+)
+def test_side_of_several_files_is_not_comparable(
+    before: list[MeasuredFile | None], after: list[MeasuredFile | None], reason: str
+) -> None:
+    case = compared([row(id="c", file=file) for file in before], [row(id="c", file=file) for file in after])
+    assert case.verdict == ("not_comparable" if reason else "same")
+    assert reason in case.reason
 
 
 def test_unknown_facts_of_a_row_contradict_nothing() -> None:
