@@ -59,7 +59,7 @@ def test_choice_of_another_run_is_refused(run: Path, tmp_path: Path) -> None:
         read_material(run, None, None, None)
 
 
-def test_cases_are_ordered_by_branch_series_and_batch(tmp_path: Path) -> None:
+def test_cases_are_ordered_by_branch_series_and_batch_and_what_is_served_comes_first(tmp_path: Path) -> None:
     ids = ["b-8-torch", "a-2-triton", "a-8-torch", "a-1-torch", "b-1-onnxruntime"]
     results = [
         case(variant, batch=int(batch), runtime=runtime, id="-".join((variant, batch, runtime)))
@@ -68,6 +68,6 @@ def test_cases_are_ordered_by_branch_series_and_batch(tmp_path: Path) -> None:
     material = read_material(written(tmp_path, summarize(results, run_id="run", complete=True)), None, None, None)
     assert [one.id for one in material.cases] == ids
     assert [one.id for one in material.ordered] == [
-        *("b-8-torch", "b-1-onnxruntime"),
-        *("a-1-torch", "a-8-torch", "a-2-triton"),
+        *("b-1-onnxruntime", "b-8-torch"),
+        *("a-2-triton", "a-1-torch", "a-8-torch"),
     ]

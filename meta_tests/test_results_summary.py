@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.results.summary import summarize
+from fixtures.results.table import latency_table
 from meta_tests.result_rows import case
 
 
@@ -20,3 +21,20 @@ def test_summary_has_the_form_of_the_contract() -> None:
     assert second["throughput_items_per_s"] == pytest.approx(8 / 1.15e-3)
     assert first["weights"]["synthetic"] is True
     assert (third["latency_ms"], third["throughput_items_per_s"], third["rounds"]) == (None, None, 0)
+
+
+def test_table_shows_of_each_branch_what_triton_serves_first() -> None:
+    measured = [
+        ("b", "torch"),
+        ("b", "onnxruntime"),
+        ("a", "torch-compile"),
+        ("a", "torch-aoti-graph"),
+        ("a", "triton"),
+    ]
+    results = [case(variant, id=f"{variant}-{runtime}", runtime=runtime) for variant, runtime in measured]
+    lines = latency_table(summarize(results, run_id="run", complete=True), 200).splitlines()
+    shown = [(cells[1], cells[2]) for line in lines if len(cells := [cell.strip() for cell in line.split("│")]) > 2]
+    assert shown == [
+        *(("b", "onnxruntime"), ("b", "torch")),
+        *(("a", "torch-aoti-graph"), ("a", "triton"), ("a", "torch-compile")),
+    ]
