@@ -48,7 +48,7 @@ def branches(tmp_path_factory: pytest.TempPathFactory) -> list[ServedBranch]:
 
 @pytest.fixture(scope="module")
 def repository(branches: list[ServedBranch], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served") / "repository"
+    folder = tmp_path_factory.mktemp("served") / "a person's repository"  # Triton's Python backend takes no such path
     write_repository(folder, branches, "cpu")
     return folder
 
