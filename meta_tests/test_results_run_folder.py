@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +63,23 @@ def test_recovery_keeps_finished_cases_and_removes_those_cut_short(tmp_path: Pat
     assert path.read_text() == finished
     folder.append(case(batch=8), PROVENANCE)
     assert len(read_results(path.read_text().splitlines()).results) == 2
+
+
+@pytest.mark.parametrize("most", [10**9, 10_000])
+def test_rows_of_a_case_are_one_write_and_those_that_a_disk_leaves_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    taken: list[int] = []
+
+    class Disk(io.FileIO):
+        def write(self, data: Any) -> int:
+            taken.append(super().write(data[:most]))
+            return taken[-1]
+
+    folder = RunFolder.create(tmp_path, "run")
+    result = case(rounds=50)
+    with monkeypatch.context() as context:
+        context.setattr(Path, "open", lambda path, mode, buffering: Disk(path, mode))
+        folder.append(result, PROVENANCE)
+    assert folder.read() == ([result], [])
+    assert len(taken) == math.ceil(sum(taken) / most)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -282,7 +283,7 @@ def test_killed_at_any_case_a_run_keeps_what_it_has_and_is_resumed_by_one_proces
     for finished in (1, 3):
         process = suite.start(*arguments, *resume)
         _wait_for_cases(process, suite, finished)
-        os.kill(process.pid or 0, signal.SIGSTOP)
+        _stop(psutil.Process(process.pid))
         rows = rows_of(suite)
         with pytest.raises(InputError, match=f"--run-id r: writer=process {process.pid} on "):
             run_shards([], ShardedRun(suite.folder / "out" / "r", (), resume=True), pytest.fail, 80)
@@ -305,6 +306,12 @@ def test_killed_at_any_case_a_run_keeps_what_it_has_and_is_resumed_by_one_proces
     assert len(json.loads(json_path.read_text())["benchmarks"]) == 4
     for case in summary["cases"]:
         assert (case["dtype_requested"], case["dtype_used"], case["memory"]["source"]) == ("fp16", "fp32", "in_process")
+
+
+def _stop(process: psutil.Process) -> None:
+    """Stop a process that still ends what it is writing."""
+    process.suspend()
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED)
 
 
 def _wait_for_cases(process: BaseProcess, suite: Suite, count: int) -> None:
