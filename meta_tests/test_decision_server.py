@@ -55,6 +55,10 @@ def test_packages_win_only_where_the_pytorch_backend_has_their_torch(triton: str
     assert winner("onnxruntime", "torch-aoti", serving=BY_PYTORCH, triton=triton, torch=torch) == chosen
 
 
+def test_runtimes_of_a_cpu_are_those_that_run_there() -> None:
+    assert Server(on_gpu=False).runtimes("v") == ["onnxruntime", "triton", "torch-aoti", "triton-aoti"]
+
+
 def test_row_that_the_server_does_not_run_is_rejected_with_the_reason() -> None:
     summary = run_of(*rows("onnxruntime", "torch-aoti-graph"), run={"serving": BY_PYTORCH}, environment=GPU)
     (role,) = choose(summary, {}).roles

@@ -204,6 +204,11 @@ def test_package_for_another_machine_is_refused(
         require_exported(CASE, sources(copy, bundle_root))
 
 
+def test_missing_package_says_which_format_to_export(bundle_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"file=missing, .* with `aoti` among the spec's formats"):
+        require_exported(CASE, Sources(Bundle(bundle_root), tmp_path))
+
+
 def test_changed_package_is_refused(package: Published, bundle_root: Path, tmp_path: Path) -> None:
     copy = package.copy(tmp_path / "copy")
     content = copy.file.read_bytes()
