@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ CLASSES: list[Dtype] = ["fp32", "tf32", "fp16"]
 @cache
 def yardstick(root: Path, variant: Variant) -> Yardstick:
     content = replace(CONTENT, models_root=root)
-    return Yardstick.of(variant, locate_checkpoint(variant, Bundle(root)), content, ("cpu", "fp32"))
+    return Yardstick.of(variant, locate_checkpoint(variant, Bundle(root)), content, ("cpu", "fp32"), ([3], INPUT_SETS))
 
 
 def judge_of(root: Path, variant: Variant, dtype: Dtype = "fp32", ceiling: float | None = None) -> OutputJudge:
@@ -134,13 +136,32 @@ def test_yardstick_computes_as_the_bench_does(bundle_root: Path, variant: Varian
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_output_that_is_not_finite_is_refused(
-    bundle_root: Path, outputs: tuple[Variant, list[Tensor]], value: float
+    bundle_root: Path, outputs: tuple[Variant, list[Tensor]], value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By torch's plain evaluation: no draw of its rounding allows infinity."""
     variant, right = outputs
     broken = right[0].clone()
     broken.view(-1)[-1] = value
     judge = judge_of(bundle_root, variant, "fp16")
-    with pytest.raises(WrongOutputError, match="in row 2 of input set 0"):
+    monkeypatch.setattr(judge.yardstick.reference, "perturbed", mock.Mock(side_effect=AssertionError("a draw")))
+    with pytest.raises(WrongOutputError, match=r"in row 2 of input set 0: error=inf .* difference inf at \["):
+        judge.judge([(0, broken)])
+
+
+@pytest.mark.parametrize("places", [{1}, {0, 1, 2, 3}], ids=["one item", "all"])
+def test_model_that_overflows_is_named_instead_of_its_runtime(
+    bundle_root: Path, outputs: tuple[Variant, list[Tensor]], places: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own output for photograph 1 overflows, and that of the runtime too."""
+    variant, right = outputs
+    judge = judge_of(bundle_root, variant, "fp16")
+    reference = copy.copy(judge.yardstick.reference)
+    overflown = [truth * np.inf if place in places else truth for place, truth in enumerate(reference.truth)]
+    monkeypatch.setattr(reference, "outputs", lambda _provider, _dtype: overflown)
+    judge.yardstick = replace(judge.yardstick, reference=reference)
+    broken = right[0].clone()
+    broken[1] = float("inf")
+    with pytest.raises(WrongOutputError, match=r"the model overflows in fp16: .*Write `dtype: fp32` for the variant"):
         judge.judge([(0, broken)])
 
 
@@ -158,7 +179,7 @@ def test_judging_leaves_no_memory_of_the_gpu_taken(bundle_root: Path) -> None:
     device = torch.device("cuda", 0)
     variant, bundle = MIDAS, Bundle(bundle_root)
     content = replace(CONTENT, models_root=bundle_root)
-    own = Yardstick.of(variant, locate_checkpoint(variant, bundle), content, ("cuda", "fp16"))
+    own = Yardstick.of(variant, locate_checkpoint(variant, bundle), content, ("cuda", "fp16"), ([1], 1))
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     judge, wrong = OutputJudge(own, "the case", 1), own.reference.truth[0] * 1.02

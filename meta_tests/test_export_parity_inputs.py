@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fixtures.export.parity_inputs import parity_inputs
+from fixtures.export.parity_inputs import chosen_items, parity_inputs
+from fixtures.modalities import rows_of
 from fixtures.spec import Variant
 from meta_tests.exports import MIDAS, RAFT
 from meta_tests.loading import CONTENT
@@ -54,3 +55,21 @@ def test_synthetic_frame_is_shifted_between_the_two_inputs() -> None:
         assert np.array_equal(np.roll(first, 3, axis=-1), second)
     first, second = inputs["photograph 0"]
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("items", "batches", "most"), [(6, [1, 8], 8), (64, [8], 8), (64, [1, 8], 9), (40, [1, 4], 8), (7, [3], 5)]
+)
+def test_chosen_items_stand_in_every_row_and_every_input_set(items: int, batches: list[int], most: int) -> None:
+    chosen = chosen_items(items, batches, 5, most)
+    assert len(chosen) == min(items, most)
+    for batch in batches:
+        places = [
+            (row, index) for index in range(5) for row, i in enumerate(rows_of(items, batch, index)) if i in chosen
+        ]
+        assert {row for row, _ in places} == set(range(batch))
+        assert {index for _, index in places} == set(range(5))
+
+
+def test_a_single_item_is_chosen_for_any_batch() -> None:
+    assert chosen_items(1, [4], 5, 8) == [0]

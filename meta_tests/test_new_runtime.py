@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from fixtures.declarations import declaration
 from fixtures.environment import environment
 from fixtures.errors import InputError, OutputError
 from fixtures.measure.out_of_memory import is_out_of_memory
+from fixtures.measure.protocol import INPUT_SETS
 from fixtures.parallel.schedule import longest_first
 from fixtures.report import read_material, render
 from fixtures.results.reading import read_run
@@ -223,6 +225,26 @@ def test_wrong_output_is_an_error_row_with_its_figures(
     assert case.output_error > 0.01 > case.output_budget
     (rejected,) = choose(summary, {}).roles[0].rejected
     assert (rejected.case_id, rejected.bound) == (CASE, "status")
+
+
+@pytest.mark.usefixtures("stored_references")
+def test_output_that_is_wrong_from_a_later_call_on_gets_no_time(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a graph that a runtime records in its second or third call may be."""
+    looper = importlib.import_module("looper")
+    right, calls = looper.each, iter(range(10**9))
+    monkeypatch.setattr(
+        looper, "each", lambda module, inputs: right(module, inputs) * (1.02 if next(calls) >= INPUT_SETS else 1)
+    )
+    with pytest.raises(OutputError, match=r"in row 0 of input set 0 after the rounds: error=0\.02"):
+        checkout.measure(CASE)
+    run = checkout.folder / "out" / "run"
+    (case,) = read_run(run).cases
+    assert (case.status, case.latency_ms, case.rounds) == ("error", None, 0)
+    assert case.output_error == pytest.approx(0.02, abs=1e-3)
+    (line,) = (run / "results.jsonl").read_text().splitlines()
+    assert json.loads(line)["latency_ms"] is None
 
 
 def test_file_that_no_gate_has_published_is_refused(checkout: Checkout) -> None:
