@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fixtures import offline
+from fixtures.errors import InputError
 from fixtures.export.gate import GateError
 from fixtures.proof import faults, prove
 from fixtures.proof.faults import Fault, Plant, larger_tensors, structural_faults
 from fixtures.proof.graph_edits import NotThereError
 from fixtures.proof.prove import HONEST, LARGER, Verdict
 from fixtures.proof.tables import fault_tables, is_wrong, network_table
+from fixtures.proof.verdict_file import Verdicts
 from meta_tests.exports import FEW, MIDAS, RAFT, Published, published
 from meta_tests.references import StoredReference
 from tools import prove_gate
@@ -182,3 +187,51 @@ def test_tool_fails_where_a_fault_passes(
     assert said[-1] == f"2 files, {code} judged wrongly"
     rows = [json.loads(line) for line in Path(tool[0]).read_text().splitlines()]
     assert [row["fault"] for row in rows] == ["none", "planted"]
+
+
+def test_tool_refuses_a_network_that_its_spec_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It printed an empty table, and returned 0."""
+    said = ended_with(monkeypatch, "networks", "--variants", "resnet18,swin")
+    assert "--variants resnet18,swin: variant='swin', expected names of prove_networks: resnet18," in said
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"variant": "branch", "dty', r"line=not a verdict \("),
+        ("[1]", r"line=not a verdict \("),
+        ('{"variant": "branch"}', r"line=not a verdict \(7 fields wrong\)"),
+        (json.dumps(asdict(verdict(LARGER, 1.0, 1e-3))), "fault='one tensor 10% larger', expected verdicts on honest"),
+    ],
+    ids=["cut", "list", "fields", "of faults"],
+)
+def test_tool_refuses_a_file_that_holds_something_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, what: str
+) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text(json.dumps(asdict(verdict(HONEST, math.inf, 1e-3))) + "\n" + line)
+    said = ended_with(monkeypatch, "networks", "--verdicts", str(path))
+    assert re.search(re.escape(f"{path}:2: ") + what, said)
+
+
+def test_tool_judges_nothing_that_it_cannot_write_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = ended_with(monkeypatch, "networks", "--verdicts", str(tmp_path / "none" / "verdicts.jsonl"))
+    assert "file=No such file or directory, expected a file that can be written" in said
+
+
+def ended_with(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["prove_gate", *arguments])
+    with pytest.raises(InputError) as refused:
+        prove_gate.main()
+    return str(refused.value)
+
+
+def test_later_verdict_on_a_file_replaces_the_older_one(tmp_path: Path) -> None:
+    """A run that is repeated after an interruption counts no fault twice."""
+    path = tmp_path / "verdicts.jsonl"
+    first, other, later = verdict(LARGER, 9e-4, 1e-3, ""), verdict(HONEST, 1e-4, 1e-3, ""), verdict(LARGER, 5e-2, 1e-3)
+    for one in (first, other):
+        Verdicts(path, are_of_faults=True).add(one)
+    again = Verdicts(path, are_of_faults=True)
+    again.add(later)
+    assert again.all == Verdicts(path, are_of_faults=True).all == [later, other]

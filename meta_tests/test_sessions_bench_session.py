@@ -206,7 +206,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, bundle_root: Path) -> Mixed:
 def test_output_that_is_not_finite_is_an_error_row_and_no_time_anywhere(mixed: Mixed) -> None:
     failed = by_id(mixed.summary)["broken-b1-fp32-torch"]
     assert (failed["status"], failed["latency_ms"], failed["rounds"]) == ("error", None, 0)
-    assert "output values are not finite in fp32" in failed["error"]
+    assert "photograph 0: the model overflows in fp32: 32768 of 32768 output values" in failed["error"]
+    assert failed["error"].endswith("Check its weights.")
     (row,) = [row for row in mixed.rows if row["case_id"] == failed["id"]]
     assert (row["status"], row["latency_ms"]) == ("error", None)
     assert list(mixed.summary["table"]) == ["midas_small_64"]

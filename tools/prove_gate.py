@@ -15,7 +15,6 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from fixtures.cases import Export
@@ -24,9 +23,10 @@ from fixtures.export.parity_inputs import parity_inputs
 from fixtures.export.reference import Reference
 from fixtures.proof.prove import Proof, Verdict
 from fixtures.proof.tables import fault_tables, is_wrong, network_table
+from fixtures.proof.verdict_file import Verdicts
 from fixtures.records import Dtype, Provider
 from fixtures.sessions.options import Options
-from fixtures.sessions.setup import SPECS, Setup, choose_device, setup_of
+from fixtures.sessions.setup import SPECS, Setup, choose_device, require_variants, setup_of, variant_names
 from fixtures.spec import Variant, load_spec
 from fixtures.subject import locate_checkpoint
 from tools import command_line
@@ -45,18 +45,15 @@ def main() -> int:
     if arguments.what == "yardsticks":
         return _print_yardsticks(arguments)
     judge = _faults if arguments.what == "faults" else _networks
-    verdicts = _stored(arguments.verdicts)
+    verdicts = Verdicts(arguments.verdicts, are_of_faults=arguments.what == "faults")
     for verdict in judge(arguments):
-        verdicts.append(verdict)
         _report(verdict)
-        if arguments.verdicts:
-            with arguments.verdicts.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(verdict)) + "\n")
+        verdicts.add(verdict)
     print()
-    for line in fault_tables(verdicts) if arguments.what == "faults" else network_table(verdicts):
+    for line in fault_tables(verdicts.all) if arguments.what == "faults" else network_table(verdicts.all):
         print(line)
-    wrong = sum(map(is_wrong, verdicts))
-    print(f"{len(verdicts)} files, {wrong} judged wrongly")
+    wrong = sum(map(is_wrong, verdicts.all))
+    print(f"{len(verdicts.all)} files, {wrong} judged wrongly")
     return 1 if wrong else 0
 
 
@@ -68,7 +65,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--variants", help="names of the spec, with commas (default: all)")
     parser.add_argument("--dtype", action="append", choices=("fp32", "fp16"), help="of the files (default: both)")
     parser.add_argument("--device", default="cpu", help="auto, cuda or cpu: where files are judged (default: cpu)")
-    parser.add_argument("--verdicts", type=Path, help="file to add verdicts to, and to print with those it holds")
+    parser.add_argument("--verdicts", type=Path, help="file to add verdicts to; the table has those it holds too")
     return parser.parse_args()
 
 
@@ -82,9 +79,10 @@ def _faults(arguments: argparse.Namespace) -> Iterator[Verdict]:
 
 def _networks(arguments: argparse.Namespace) -> Iterator[Verdict]:
     """Each network with random weights of its own, which are removed before the next one's are made."""
-    path = arguments.spec or _SPECS["networks"]
-    wanted = arguments.variants.split(",") if arguments.variants else None
-    for variant in load_spec(path).variants:
+    spec = load_spec(arguments.spec or _SPECS["networks"])
+    require_variants(spec, arguments.variants)
+    wanted = None if arguments.variants is None else variant_names(arguments.variants)
+    for variant in spec.variants:
         if wanted is None or variant.name in wanted:
             with tempfile.TemporaryDirectory() as folder:
                 root, alone = Path(folder) / "root", Path(folder) / "spec.yaml"
@@ -130,13 +128,6 @@ def _judged(setup: Setup, variant: Variant, arguments: argparse.Namespace, with_
             on_cuda = setup.device.type == "cuda"
             proof = Proof(Export(variant, 1, dtype), reference, weights, Path(folder), on_cuda)
             yield from proof.faults() if with_faults else proof.honest()
-
-
-def _stored(path: Path | None) -> list[Verdict]:
-    """Verdicts of earlier runs."""
-    if path is None or not path.exists():
-        return []
-    return [Verdict(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _report(verdict: Verdict) -> None:
