@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -148,6 +149,18 @@ def test_damaged_package_is_one_message(model: ModuleType, tmp_path: Path, conte
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.pt2 is missing or damaged \(.*\)\. Build the repository again\."):
+        model._metadata(path)
+
+
+@pytest.mark.parametrize("members", [{}, {"a_metadata.json": "{}"}, {"a_metadata.json": "[]"}])
+def test_package_that_says_nothing_of_itself_is_one_message(
+    model: ModuleType, tmp_path: Path, members: dict[str, str]
+) -> None:
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ModelError, match=r"model\.pt2 is missing or damaged \(.+\)\."):
         model._metadata(path)
 
 
