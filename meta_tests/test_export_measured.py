@@ -80,6 +80,12 @@ def test_output_is_judged_before_the_next_one_takes_its_place(
     assert judge.worst == apart.worst
 
 
+def test_answer_of_the_call_before_is_refused(bundle_root: Path, outputs: tuple[Variant, list[Tensor]]) -> None:
+    variant, right = outputs
+    with pytest.raises(WrongOutputError, match=r"in row \d of input set 1: error="):
+        judge_of(bundle_root, variant, "fp16").judge(enumerate([right[0], *right[:-1]]))
+
+
 def one_row_larger(output: Tensor) -> Tensor:
     """Row 1 times 1.02."""
     return output * torch.tensor([1, 1.02, 1]).view(-1, *[1] * (output.ndim - 1))

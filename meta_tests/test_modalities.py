@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fixtures.modalities import Item, Modality, batches
+from fixtures.modalities import Item, Modality, batches, rows_of
 from fixtures.spec import Variant
 from meta_tests.modality_cases import CASES, RATE, content, same
 
 DTYPES = (torch.float32, torch.float16, torch.float64)
 EACH = pytest.mark.parametrize(("modality", "variant"), CASES, ids=[modality.kind for modality, _ in CASES])
+
+
+@pytest.mark.parametrize("items", range(2, 9))
+@pytest.mark.parametrize("batch", [1, 2, 3, 6, 8, 12, 16])
+def test_no_set_has_the_items_of_the_one_before(items: int, batch: int) -> None:
+    """A runtime that gave its last answer again would be judged right, and timed."""
+    sets = [rows_of(items, batch, index) for index in range(9)]
+    assert all(one != other for one, other in pairwise(sets))
 
 
 def test_batches_repeat_items_in_order() -> None:
