@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -23,7 +24,7 @@ from fixtures.proof.graph_edits import NotThereError
 from fixtures.proof.prove import HONEST, LARGER, Verdict
 from fixtures.proof.tables import fault_tables, is_wrong, network_table
 from fixtures.proof.verdict_file import Verdicts
-from meta_tests.exports import FEW, MIDAS, RAFT, Published, published
+from meta_tests.exports import FEW, MIDAS, RAFT, Published, published, reference_of
 from meta_tests.references import StoredReference
 from tools import prove_gate
 
@@ -235,3 +236,28 @@ def test_later_verdict_on_a_file_replaces_the_older_one(tmp_path: Path) -> None:
     again = Verdicts(path, are_of_faults=True)
     again.add(later)
     assert again.all == Verdicts(path, are_of_faults=True).all == [later, other]
+
+
+@pytest.mark.parametrize(("what", "code"), [("faults", 1), ("networks", 0)])
+def test_branch_that_is_not_judged_proves_no_refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, code: int
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["prove_gate", what])
+    unjudged = verdict(HONEST, 1.0, 1e-3, "the model overflows in fp16", is_judged=False)
+    monkeypatch.setattr(prove_gate, f"_{what}", lambda _: [unjudged])
+    assert prove_gate.main() == code
+    assert capsys.readouterr().out.splitlines()[-1] == "1 files, 0 judged wrongly, 1 not judged"
+
+
+def test_file_of_a_model_whose_outputs_are_all_the_same_is_not_judged(
+    bundle_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network with random weights may be: nothing is wrong with its file."""
+    monkeypatch.setattr("fixtures.export.accuracy._DRAWS", 0)  # an error without a verdict needs none
+    place, flat = published(bundle_root, MIDAS), copy.copy(reference_of(bundle_root, MIDAS, FEW))
+    flat.truth = [truth * 0 + 1 for truth in flat.truth]
+    proof = prove.Proof(place.export, flat, place.weights, tmp_path)
+    (found,) = proof._verdicts(HONEST, "", place.unchanged)
+    assert found.problem.startswith("degenerate: the output for 'photograph 0' is constant (1) in the torch module")
+    assert not found.is_judged
+    assert not is_wrong(found)

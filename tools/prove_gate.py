@@ -4,7 +4,7 @@ python -m tools.prove_gate faults --models-root DIR [--variants RAFT,CLIP_text] 
 python -m tools.prove_gate networks [--variants swin_t] [--dtype fp16] [--verdicts FILE]
 python -m tools.prove_gate yardsticks --models-root DIR [--spec specs/baseline_gpu.yaml]
 
-`faults` judges one small branch of every family with one planted fault at a time: each has to be refused.
+`faults` judges one small branch of every family with one planted fault at a time: each has to be judged, and refused.
 `networks` judges networks of torchvision and timm with random weights: each file has to pass.
 `yardsticks` prints torch's own error on photographs, music or prompts, by which files are judged.
 """
@@ -53,8 +53,9 @@ def main() -> int:
     for line in fault_tables(verdicts.all) if arguments.what == "faults" else network_table(verdicts.all):
         print(line)
     wrong = sum(map(is_wrong, verdicts.all))
-    print(f"{len(verdicts.all)} files, {wrong} judged wrongly")
-    return 1 if wrong else 0
+    unjudged = sum(not verdict.is_judged for verdict in verdicts.all)
+    print(f"{len(verdicts.all)} files, {wrong} judged wrongly" + (f", {unjudged} not judged" if unjudged else ""))
+    return 1 if wrong or (unjudged and arguments.what == "faults") else 0
 
 
 def _parsed() -> argparse.Namespace:
