@@ -9,10 +9,11 @@ from xdist.scheduler import LoadFileScheduling
 
 from meta_tests.conftest import ROOT
 
-# What a file needs → the name of the group that its tests belong to. A fork server imports for 7 CPU seconds, a Triton
-# server starts for 3, and Inductor imports for 2 (`python -X importtime`, `pytest --durations`); each worker that runs
-# one of these tests would have its own.
-_NEEDS = re.compile(r"\b(suite|fork_server|ForkedPython|small_server|installation|compiled_once|published_package)\b")
+# Names by which a file shows that it forks sessions, asks a server or compiles. A fork server imports for 7 CPU
+# seconds, a Triton server starts for 3, and Inductor imports for 2 (`python -X importtime`, `pytest --durations`); each
+# worker that runs one of these files would have its own.
+_NAMES = r"fork_server ForkedPython \w*Suite small_server installation compiled_once published_package"
+_NEEDS = re.compile(rf"\b({_NAMES.replace(' ', '|')})\b")
 _GROUP = "processes"
 
 

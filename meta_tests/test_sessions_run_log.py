@@ -292,7 +292,9 @@ def test_run_whose_rows_do_not_say_their_file_is_resumed(plan_of_file: Plan) -> 
     log.record(replace(result, facts=result.facts.model_copy(update={"file": None})))
     log.close()
     _export_again(plan)
-    RunLog(resumed(plan), ENVIRONMENT).close()
+    log = RunLog(resumed(plan), ENVIRONMENT)
+    log.close()
+    assert list(log.results) == [plan.cases[0].id]
 
 
 def test_resumed_run_keeps_the_variants_and_the_start_of_its_beginning(tmp_path: Path, plan: Plan) -> None:
