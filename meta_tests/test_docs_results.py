@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fixtures.export.accuracy import CEILINGS, FACTOR, FLOORS
+from fixtures.manifest import read_manifest
 from fixtures.measure import protocol
 from fixtures.results.memory import memory_above_context_mb
 from fixtures.results.reading import read_run
-from meta_tests.pages import ROOT, tables
+from fixtures.tuning.tuner import options_text
+from meta_tests.pages import README, ROOT, tables
 
 PAGE = ROOT / "docs" / "results.md"
 DATA = ROOT / "meta_tests" / "data"
+PACKAGES = "What a server can run, on H100s"
+SERVABLE = ("torch-aoti-graph", "torch-aoti", "onnxruntime", "torch-compile", "torch-graph", "torch")
 RUNTIMES = ("torch", "torch-graph", "torch-compile", "onnxruntime", "onnxruntime-graph")
 MARK = " ◦"
 
@@ -50,13 +55,52 @@ def test_table_of_runtimes_is_the_stored_run() -> None:
         assert [index for index, cell in enumerate(cells) if cell.startswith("**")] == [fastest]
 
 
-def test_first_table_of_packages_is_the_stored_run() -> None:
-    cases, rows = stored("h200_packages/summary.json"), tables(PAGE, "Packages on an H200")[1]
-    assert len(rows) == 6
+@pytest.mark.parametrize(("page", "heading"), [(PAGE, PACKAGES), (README, "Measured")], ids=["results", "readme"])
+def test_tables_of_packages_are_the_stored_run(page: Path, heading: str) -> None:
+    """And their last column is the quotient of the package in a graph and torch.compile."""
+    cases = stored("h100_packages/summary.json")
+    rows = next(rows for rows in tables(page, heading) if len(rows[0]) == len(SERVABLE) + 3)
+    assert len(rows) * len(SERVABLE) == len(cases)
     for variant, batch, *cells, quotient in rows:
-        package, compiled = (cases[variant, int(batch), name] for name in ("torch-aoti-graph", "torch-compile"))
-        assert cells == [shown(package), shown(compiled)]
-        assert quotient == f"{package['latency_ms']['p50'] / compiled['latency_ms']['p50']:.2f}"
+        own = [cases[variant.strip("`"), int(batch), runtime] for runtime in SERVABLE]
+        assert cells == [shown(case) for case in own]
+        assert all(0 < case["output_error"] <= case["output_budget"] for case in own)
+        graph, compiled = (own[SERVABLE.index(name)] for name in ("torch-aoti-graph", "torch-compile"))
+        assert quotient == f"{graph['latency_ms']['p50'] / compiled['latency_ms']['p50']:.2f}"
+
+
+def test_table_of_options_is_that_of_the_stored_manifest() -> None:
+    """A file whose options were not proved faster runs with the defaults."""
+    manifest = read_manifest(DATA / "h100_packages")
+    tuned = {file: tuning for file, record in manifest.files.items() for tuning in record.tunings}
+    rows = {row[0]: row[1:] for row in tables(PAGE, PACKAGES)[2]}
+    assert set(rows) == set(tuned)
+    for file, (defaults, options_ms, ratio, options, what) in rows.items():
+        of = {options_text(one.options): one for one in tuned[file].candidates}
+        one = of[options.strip("`")]
+        assert (defaults, options_ms) == (f"{of['defaults'].p50_ms:.2f}", f"{one.p50_ms:.2f}")
+        assert one.ratio
+        assert one.interval
+        assert ratio == f"{one.ratio:.2f} ({one.interval[0]:.2f} to {one.interval[1]:.2f})"
+        chosen = options_text(tuned[file].options)
+        assert what == "chosen" if chosen in options else (what, chosen) == (one.verdict, "defaults")
+
+
+def test_table_of_a_served_package_is_the_stored_run() -> None:
+    cases = stored("h100_packages/served_summary.json")
+    in_process, package, onnx = (
+        cases["midas_small_256", 8, name] for name in ("torch-aoti-graph", "triton-aoti", "triton")
+    )
+    first, second, *others = tables(PAGE, PACKAGES)[3]
+    assert first[1] == shown(in_process)
+    (step,) = package["served"]["steps"]
+    assert second[1:] == [shown(package), f"{step['total_ms']:.2f}"]
+    of_paths = [
+        [f"ONNX, {path['role']}, `{path['protocol']}`", f"{path['latency_ms']['p50']:.2f}", f"{path['server_ms']:.2f}"]
+        for path in onnx["served"]["paths"]
+        if path["protocol"] == "grpc+shm"
+    ]
+    assert others == of_paths
 
 
 def test_table_of_every_family_is_the_stored_runs() -> None:
