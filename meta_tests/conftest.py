@@ -23,6 +23,7 @@ from fixtures.measure.fork_server import fork_server
 from fixtures.processes import child_environment
 from fixtures.sessions.pytest_plugin import suites_of
 from fixtures.triton.installation import Installation, NoServerError
+from meta_tests.digests import keep_digests
 from meta_tests.forked import prepare_session
 
 if TYPE_CHECKING:
@@ -110,6 +111,11 @@ def _kept_operator_table() -> None:
         from meta_tests.operator_table import keep_operator_table  # noqa: PLC0415
 
         keep_operator_table()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kept_digests() -> None:
+    keep_digests()
 
 
 @pytest.fixture(scope="session")
