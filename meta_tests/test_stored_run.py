@@ -110,6 +110,7 @@ def test_stored_run_of_packages_was_judged_and_resumed_after_tuning() -> None:
     """Rows of ONNX files name the options that stand in the manifest."""
     summary = Summary.model_validate_json((PACKAGES / "summary.json").read_text())
     assert summary.complete
+    assert summary.environment["gpu"] == "NVIDIA H100 80GB HBM3"
     assert len(summary.cases) == 72
     assert all(0 < (case.output_error or 0) <= (case.output_budget or 0) for case in summary.cases)
     records = read_manifest(PACKAGES).files.values()
